@@ -1,0 +1,1 @@
+"""One thin adapter per client library. No arithmetic with money here."""

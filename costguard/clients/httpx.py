@@ -1,0 +1,274 @@
+"""httpx and httpx2: guarded transports. Both libraries have one API, so one adapter serves both.
+
+Which of the two is at work is read from the request's own class: responses and streams are built from
+the module that the client uses, and neither is imported here unless a default transport is asked for.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from costguard import tokens
+from costguard.errors import ConfigurationError
+from costguard.flow import Call, Head, Listener, Send, adrive, drive, exchange
+
+if TYPE_CHECKING:
+    import httpx
+
+    from costguard.guard import Guard
+
+C = TypeVar("C")
+
+OPTIONS = "costguard"
+"""Key of our entry in `request.extensions`."""
+
+_NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "LocalProtocolError", "UnsupportedProtocol")
+_JSON = ("application/json", "text/json", "")
+
+
+def wrap(guard: Guard, client: C) -> C:
+    """Put `guard` around every transport of `client`, in place."""
+    module = _client_module(client)
+    if module is None:
+        raise TypeError(
+            "guard.wrap takes an httpx or httpx2 Client or AsyncClient,"
+            f" got {type(client).__module__}.{type(client).__name__}"
+        )
+    is_async = isinstance(client, module.AsyncClient)
+    inner: Any = client
+    inner._transport = _guarded(guard, inner._transport, is_async)
+    inner._mounts = {
+        pattern: None if mounted is None else _guarded(guard, mounted, is_async)
+        for pattern, mounted in inner._mounts.items()
+    }
+    if is_async:
+        tokens.preload()
+    return client
+
+
+def _client_module(client: object) -> ModuleType | None:
+    for name in ("httpx", "httpx2"):
+        module = sys.modules.get(name)
+        if module is not None and isinstance(client, (module.Client, module.AsyncClient)):
+            return module
+    return None
+
+
+def _guarded(guard: Guard, transport: Any, is_async: bool) -> Any:
+    if isinstance(transport, (GuardedTransport, AsyncGuardedTransport)):
+        if transport.guard is not guard:
+            raise ConfigurationError("this client is wrapped by another Guard already; a client has one")
+        return transport
+    return AsyncGuardedTransport(guard, transport) if is_async else GuardedTransport(guard, transport)
+
+
+def sync_transport(guard: Guard, inner: Any) -> httpx.BaseTransport:
+    """A guarded transport around `inner`, or around a new `httpx.HTTPTransport`."""
+    if inner is None:
+        import httpx
+
+        inner = httpx.HTTPTransport()
+    guarded: httpx.BaseTransport = _guarded(guard, inner, False)
+    return guarded
+
+
+def async_transport(guard: Guard, inner: Any) -> httpx.AsyncBaseTransport:
+    """A guarded transport around `inner`, or around a new `httpx.AsyncHTTPTransport`."""
+    if inner is None:
+        import httpx
+
+        inner = httpx.AsyncHTTPTransport()
+    tokens.preload()
+    guarded: httpx.AsyncBaseTransport = _guarded(guard, inner, True)
+    return guarded
+
+
+class GuardedTransport:
+    """A synchronous transport that guards what passes through it."""
+
+    def __init__(self, guard: Guard, inner: Any) -> None:
+        self.guard = guard
+        self.inner = inner
+
+    def __enter__(self) -> GuardedTransport:
+        self.inner.__enter__()
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.inner.__exit__(*exc)
+
+    def close(self) -> None:
+        """Close the inner transport."""
+        self.inner.close()
+
+    def handle_request(self, request: Any) -> Any:
+        """Send `request` under guard and return the inner transport's response."""
+        call = _call(request)
+        if call is None or self.guard.concerns(call) is None:
+            return self.inner.handle_request(request)
+        port = _SyncPort(self.inner, request)
+        drive(exchange(self.guard, call), port)
+        return port.response
+
+
+class AsyncGuardedTransport:
+    """An asynchronous transport that guards what passes through it."""
+
+    def __init__(self, guard: Guard, inner: Any) -> None:
+        self.guard = guard
+        self.inner = inner
+
+    async def __aenter__(self) -> AsyncGuardedTransport:
+        await self.inner.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: Any) -> None:
+        await self.inner.__aexit__(*exc)
+
+    async def aclose(self) -> None:
+        """Close the inner transport."""
+        await self.inner.aclose()
+
+    async def handle_async_request(self, request: Any) -> Any:
+        """Send `request` under guard and return the inner transport's response."""
+        call = _call(request)
+        if call is None or self.guard.concerns(call) is None:
+            return await self.inner.handle_async_request(request)
+        port = _AsyncPort(self.inner, request, self.guard)
+        await adrive(exchange(self.guard, call), port, self.guard.offload)
+        return port.response
+
+
+class _SyncPort:
+    """One request on its way through a synchronous transport."""
+
+    def __init__(self, inner: Any, request: Any) -> None:
+        self._inner = inner
+        self._request = request
+        self.response: Any = None
+
+    def read_request(self) -> bytes | None:
+        body: bytes | None = self._request.read() if _readable(self._request) else None
+        return body
+
+    def send(self, effect: Send) -> Head:
+        _replace_body(self._request, effect.body)
+        effect.handed = True
+        try:
+            self.response = self._inner.handle_request(self._request)
+        except Exception as error:
+            effect.never_sent = _is_never_sent(error)
+            raise
+        return _head(self.response)
+
+    def read_response(self) -> bytes:
+        stream = self.response.stream
+        try:
+            raw = b"".join(stream)
+        finally:
+            stream.close()
+        return _buffered(self.response, raw)
+
+    def listen(self, listener: Listener) -> None:
+        raise NotImplementedError
+
+
+class _AsyncPort:
+    """One request on its way through an asynchronous transport."""
+
+    def __init__(self, inner: Any, request: Any, guard: Guard) -> None:
+        self._inner = inner
+        self._request = request
+        self._guard = guard
+        self.response: Any = None
+
+    async def read_request(self) -> bytes | None:
+        body: bytes | None = await self._request.aread() if _readable(self._request) else None
+        return body
+
+    async def send(self, effect: Send) -> Head:
+        _replace_body(self._request, effect.body)
+        effect.handed = True
+        try:
+            self.response = await self._inner.handle_async_request(self._request)
+        except Exception as error:
+            effect.never_sent = _is_never_sent(error)
+            raise
+        return _head(self.response)
+
+    async def read_response(self) -> bytes:
+        stream = self.response.stream
+        try:
+            raw = b"".join([chunk async for chunk in stream])
+        finally:
+            await stream.aclose()
+        return _buffered(self.response, raw)
+
+    def listen(self, listener: Listener) -> None:
+        raise NotImplementedError
+
+
+def _call(request: Any) -> Call | None:
+    """What the guard needs to know of a POST; None for anything else."""
+    if request.method != "POST":
+        return None
+    url = request.url
+    host = url.host.lower()
+    return Call(
+        host if url.port is None else f"{host}:{url.port}",
+        url.path,
+        request.headers.get("content-type", "").partition(";")[0].strip().lower(),
+        request.extensions.get(OPTIONS),
+    )
+
+
+def _module(value: Any) -> ModuleType:
+    """Httpx or httpx2, whichever made `value`."""
+    for base in type(value).__mro__:
+        name = base.__module__.partition(".")[0]
+        if name in ("httpx", "httpx2"):
+            return sys.modules[name]
+    raise TypeError(f"neither httpx nor httpx2 made this {type(value).__name__}")
+
+
+def _readable(request: Any) -> bool:
+    """True if the body is in memory already, or says it is JSON: other uploads are not ours to buffer."""
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return hasattr(request, "_content") or content_type in _JSON or content_type.endswith("+json")
+
+
+def _replace_body(request: Any, body: bytes | None) -> None:
+    """Give `request` another body, in place: a redirect or a retry of it then repeats the same tasks."""
+    if body is None:
+        return
+    request.stream = _module(request).ByteStream(body)
+    request._content = body
+    request.headers["Content-Length"] = str(len(body))
+    request.headers.pop("Transfer-Encoding", None)
+
+
+def _is_never_sent(error: Exception) -> bool:
+    return any(
+        base.__name__ in _NEVER_SENT and base.__module__.partition(".")[0] in ("httpx", "httpx2")
+        for base in type(error).__mro__
+    )
+
+
+def _head(response: Any) -> Head:
+    return Head(response.status_code, response.headers.get("content-type", "").partition(";")[0].strip().lower())
+
+
+def _buffered(response: Any, raw: bytes) -> bytes:
+    """Let the client read what was read already; returns the decoded body."""
+    module = _module(response)
+    response.stream = module.ByteStream(raw)
+    encoding = response.headers.get("content-encoding")
+    if not encoding:
+        return raw
+    try:
+        decoded: bytes = module.Response(200, headers={"content-encoding": encoding}, content=raw).content
+    except module.DecodingError:
+        return b""
+    return decoded

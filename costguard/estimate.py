@@ -1,0 +1,163 @@
+"""What a task may cost before it is sent: tokens by modality and USD, expected and worst case."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from costguard import money, tokens
+from costguard.errors import ConfigurationError
+from costguard.media import MODALITIES, Count, MediaMax, count_media
+from costguard.prices import ModelPrices, Price, PriceBook
+from costguard.wire.native import Task
+
+COMPLETION_DEFAULT = 4096
+"""Runware's `settings.maxTokens` when absent, as its model pages document."""
+
+_NOTHING = dict.fromkeys(MODALITIES, Count(0, 0))
+_NOT_PROMPT = frozenset(
+    ["taskType", "taskUUID", "model", "seed", "deliveryMethod", "includeCost", "includeUsage", "numberResults", "webhookURL", "settings", "messages", "inputs"]
+)
+_SETTINGS_NOT_PROMPT = frozenset(["temperature", "topP", "maxTokens", "stopSequences", "thinkingLevel", "systemPrompt"])
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Tokens are per result; `expected` and `upper` are USD for all `results`, None if unpriced."""
+
+    model: str
+    """The model's AIR, or what the task names if no price file does, or its task type."""
+    results: int
+    prompt: Mapping[str, Count]
+    """TEXT, IMAGE, AUDIO, VIDEO and DOCUMENT tokens."""
+    completion: Count
+    expected_nanos: int | None
+    upper_nanos: int | None
+    price: Price | None
+    unpriced: str | None
+    """Why there is no worst case, None if there is one."""
+    unbounded: tuple[str, ...]
+    """Settings of `media_max` that would bound media of unknown length in this task."""
+
+    @property
+    def expected(self) -> Decimal | None:
+        """The likely cost in USD (completion at `maxTokens`), None if unpriced."""
+        return None if self.expected_nanos is None else money.to_usd(self.expected_nanos)
+
+    @property
+    def upper(self) -> Decimal | None:
+        """The worst case in USD, None if unpriced."""
+        return None if self.upper_nanos is None else money.to_usd(self.upper_nanos)
+
+    def to_json(self) -> str:
+        """Token counts as the ledger keeps them: modality -> [expected, upper]."""
+        counts = {m: list(count) for m, count in self.prompt.items() if count.upper}
+        counts["completion"] = list(self.completion)
+        return json.dumps(counts)
+
+
+def estimate(task: Task, book: PriceBook, at_us: int, media_max: MediaMax = MediaMax()) -> Estimate:  # noqa: B008
+    """Estimate a billable task at the prices of the instant `at_us` (UTC microseconds)."""
+    known = book.find(task.model) if task.model else None
+    if known is None or known.task_type != task.task_type:
+        named = f"model {task.model!r}" if task.model else f"task type {task.task_type!r}"
+        return Estimate(
+            task.model or task.task_type, task.results, _NOTHING, Count(0, 0), None, None, None,
+            f"no price is known for {named}", (),
+        )  # fmt: skip
+    prompt, unbounded = _prompt(task.raw, known, media_max)
+    allowed = task.max_tokens if task.max_tokens is not None else known.completion_default
+    completion = Count(allowed, allowed)
+    price, unpriced = None, None
+    expected = upper = None
+    try:
+        price = known.at(at_us)
+        fees = _fees(task.raw, price)
+        upper = _worst(price, {m: c.upper for m, c in prompt.items()}, completion.upper, known) + fees
+        expected = _likely(price, {m: c.expected for m, c in prompt.items()}, completion.expected, known)
+    except ConfigurationError as error:
+        unpriced = str(error)
+    return Estimate(
+        known.model,
+        task.results,
+        prompt,
+        completion,
+        None if expected is None else expected * task.results,
+        None if upper is None else upper * task.results,
+        price,
+        unpriced,
+        unbounded,
+    )
+
+
+def _worst(price: Price, prompt: dict[str, int], completion: int, known: ModelPrices) -> int:
+    return price.worst_nanos({m: n for m, n in prompt.items() if n}, completion, known.context_tokens)
+
+
+def _likely(price: Price, prompt: dict[str, int], completion: int, known: ModelPrices) -> int:
+    if sum(prompt.values()) > known.context_tokens:
+        return _worst(price, prompt, completion, known)
+    return price.cost({m: n for m, n in prompt.items() if n}, completion).nanos
+
+
+def _prompt(
+    raw: Mapping[str, Any], known: ModelPrices, media_max: MediaMax
+) -> tuple[Mapping[str, Count], tuple[str, ...]]:
+    size = expected = messages = 0
+    for text in _texts(raw):
+        size += len(text.encode("utf-8", "surrogatepass"))
+        expected += tokens.count(text)
+        messages += 1
+    upper = tokens.text_upper(size, expected, messages) if known.tokenizer == "gemma4" else size
+    text_count = Count(min(expected, size), upper)
+    if not raw.get("inputs"):
+        return {**_NOTHING, "TEXT": text_count}, ()
+    media = count_media(raw["inputs"], known.media, media_max, known.context_tokens)
+    return {**media.counts, "TEXT": text_count}, media.unbounded
+
+
+def _texts(raw: Mapping[str, Any]) -> Iterator[str]:
+    """Every text the model reads: system prompt, messages, and the JSON of tools and unknown fields."""
+    settings = raw.get("settings")
+    if isinstance(settings, Mapping):
+        system = settings.get("systemPrompt")
+        if system is not None:
+            yield _text(system)
+        for key, value in settings.items():
+            if key not in _SETTINGS_NOT_PROMPT and isinstance(value, (str, list, dict)):
+                yield _text(value)
+    elif settings is not None:
+        yield _text(settings)
+    messages = raw.get("messages")
+    for message in messages if isinstance(messages, list) else ([] if messages is None else [messages]):
+        if not isinstance(message, Mapping):
+            yield _text(message)
+            continue
+        for key, value in message.items():
+            if key == "content" or (key != "role" and isinstance(value, (str, list, dict))):
+                yield _text(value)
+    for key, value in raw.items():
+        if key not in _NOT_PROMPT and isinstance(value, (str, list, dict)):
+            yield _text(value)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _fees(raw: Mapping[str, Any], price: Price) -> int:
+    """Worst case of the features a task may use, nano-USD per result; unpriced ones raise."""
+    total = 0
+    tools = raw.get("tools")
+    for tool in tools if isinstance(tools, list) else []:
+        kind = tool.get("type") if isinstance(tool, Mapping) else None
+        if kind == "function":
+            continue
+        fee = price.fee(str(kind))
+        if fee is None:
+            raise ConfigurationError(f"no fee is known for the tool {kind!r} in price {price.id}")
+        total += fee.nanos_per_unit * fee.max_per_request
+    return total

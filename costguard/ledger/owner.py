@@ -1,0 +1,85 @@
+"""Who holds money: a process named so that its death can be told from its silence."""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Owner(NamedTuple):
+    """A process: `host` (name and process namespace), `boot` id, `pid` and its start time."""
+
+    host: str
+    boot: str
+    pid: int
+    started: str
+
+
+def this_process() -> Owner:
+    """The calling process."""
+    pid = os.getpid()
+    return _owner(pid)
+
+
+def is_dead(owner: Owner) -> bool:
+    """True only if the owner surely runs no more: same host, and rebooted or gone from it.
+
+    Owners on other hosts are never called dead: what they hold goes by age.
+    """
+    here = this_process()
+    if owner.host != here.host:
+        return False
+    if owner.boot != here.boot:
+        return True
+    return _started(owner.pid) != owner.started
+
+
+@functools.lru_cache(maxsize=4)
+def _owner(pid: int) -> Owner:
+    return Owner(_host(), _boot(), pid, _started(pid) or "")
+
+
+@functools.lru_cache(maxsize=1)
+def _host() -> str:
+    try:
+        # Containers share a host name more often than a namespace, and pids mean nothing across it.
+        namespace = Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:
+        namespace = 0
+    return f"{socket.gethostname()}#{namespace}"
+
+
+@functools.lru_cache(maxsize=1)
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return _run("sysctl", "-n", "kern.boottime")
+
+
+def _started(pid: int) -> str | None:
+    """The start time of a live process as an opaque text, None if there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except FileNotFoundError:
+        if Path("/proc/self/stat").exists():
+            return None
+        return _run("ps", "-o", "lstart=", "-p", str(pid)) or None
+    except OSError:
+        return None
+    # Field 2 is the command in parentheses and may hold blanks: count from the last parenthesis.
+    fields = stat[stat.rindex(b")") + 2 :].split()
+    if fields[0] in (b"Z", b"X"):
+        return None
+    return fields[19].decode()
+
+
+def _run(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=False).stdout.strip()  # noqa: S603
+    except OSError:
+        return ""

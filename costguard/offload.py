@@ -1,0 +1,123 @@
+"""Blocking work off the event loop: one thread per guard, its results handed back in batches.
+
+The ledger admits one writer at a time, so more threads would only queue for it; and handing results
+back one by one would make the loop and the thread fight for the interpreter after each of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from costguard.flow import Interrupted
+
+BATCH_MAX = 32
+"""Results handed to a loop at once: bounds how long the first waits for the last."""
+
+
+class Worker:
+    """Runs functions on a thread of its own, in order; started when first needed, and after a fork."""
+
+    def __init__(self) -> None:
+        self._start_lock = threading.Lock()
+        self._pid = 0
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    async def __call__(self, run: Callable[[], Any]) -> Any:
+        """Run `run` and return its result; a cancellation waits for it and raises `Interrupted`."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            import anyio.to_thread
+
+            return await anyio.to_thread.run_sync(run)
+        future: asyncio.Future[Any] = loop.create_future()
+        self._put((run, loop, future))
+        cancellation: asyncio.CancelledError | None = None
+        while not future.done():
+            try:
+                await asyncio.shield(future)
+            except asyncio.CancelledError as error:
+                cancellation = error
+            except BaseException:
+                if cancellation is None:
+                    raise
+        if cancellation is None:
+            return future.result()
+        if future.exception() is not None:
+            raise cancellation
+        raise Interrupted(future.result(), cancellation)
+
+    def later(self, run: Callable[[], Any]) -> None:
+        """Run `run` some time soon; its exceptions are its own business."""
+        self._put((run, None, None))
+
+    def _put(self, item: Any) -> None:
+        if self._pid != os.getpid():
+            with self._start_lock:
+                if self._pid != os.getpid():
+                    self._queue = queue.SimpleQueue()
+                    self._thread = threading.Thread(
+                        target=_serve, args=(self._queue,), name="costguard-ledger", daemon=True
+                    )
+                    self._thread.start()
+                    self._pid = os.getpid()
+        self._queue.put(item)
+
+    def close(self) -> None:
+        """Finish what is queued and end the thread."""
+        with self._start_lock:
+            if self._thread is not None and self._pid == os.getpid():
+                self._queue.put(None)
+                if self._thread is not threading.current_thread():
+                    self._thread.join()
+            self._pid = 0
+            self._thread = None
+
+
+def _serve(jobs: queue.SimpleQueue[Any]) -> None:
+    while True:
+        batch = [jobs.get()]
+        while len(batch) < BATCH_MAX:
+            try:
+                batch.append(jobs.get_nowait())
+            except queue.Empty:
+                break
+        done: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any, BaseException | None]]] = {}
+        for job in batch:
+            if job is None:
+                _hand_back(done)
+                return
+            run, loop, future = job
+            value: Any = None
+            failure: BaseException | None = None
+            try:
+                value = run()
+            except BaseException as error:  # noqa: BLE001  it belongs to the caller
+                failure = error
+            if loop is not None:
+                done.setdefault(loop, []).append((future, value, failure))
+        _hand_back(done)
+
+
+def _hand_back(done: dict[Any, list[Any]]) -> None:
+    for loop, outcomes in done.items():
+        try:
+            loop.call_soon_threadsafe(_resolve, outcomes)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            continue
+
+
+def _resolve(outcomes: list[tuple[asyncio.Future[Any], Any, BaseException | None]]) -> None:
+    for future, value, error in outcomes:
+        if future.done():
+            continue
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(value)

@@ -1,0 +1,19 @@
+"""A stand-in of Runware's API for demos and tests: no key, no internet, and a bill of its own to check against.
+
+    from costguard.testing import StandIn
+
+    standin = StandIn()
+    client = httpx.Client(base_url="https://api.runware.ai", transport=standin.transport())
+    client.post("/v1", json=[task])
+    assert my_ledger_total == standin.billed()
+
+It answers the eight examples Runware publishes with their published responses (`seeds()`), anything else
+with generated text and a cost breakdown that adds up, and it fails on purpose where told (`StandIn.fault`).
+`standin.serve()` puts the same stand-in on a loopback port for clients that need a real connection.
+"""
+
+from costguard.testing.api import Bill, Received, Reply, StandIn, Webhook
+from costguard.testing.faults import KINDS
+from costguard.testing.published import Seed, seeds
+
+__all__ = ["KINDS", "Bill", "Received", "Reply", "Seed", "StandIn", "Webhook", "seeds"]

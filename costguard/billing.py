@@ -17,8 +17,8 @@ from costguard.money import NANOS, from_provider
 if TYPE_CHECKING:
     from costguard.prices import Price, PricedCost
 
-Basis = Literal["breakdown", "cost", "computed", "assumed"]
-"""Where a charge's figure came from, strongest first."""
+Basis = Literal["breakdown", "cost", "computed", "assumed", "correction"]
+"""Where a charge's figure came from, strongest first; "correction" is an operator's word."""
 
 CacheReading = Literal["inside", "outside"]
 """Whether the prompt's figures include those of the cache."""
@@ -395,12 +395,12 @@ class _Result:
             if inside == outside and self.cache_reading:
                 self.cache_reading = self._cache_reading_by_tokens()
             if self.cache_reading == "inside":
-                apart = _cache_apart(prompt, cache)
-                if apart is None:
+                fresh = _without_cache(prompt, cache)
+                if fresh is None:
                     self.notes.append("the prompt's lines include the cache, which is not stated by modality")
                     cache = []
                 else:
-                    prompt = apart
+                    prompt = fresh
         return [line for line in (*prompt, *cache, *rest) if line.nanos or line.quantity]
 
     def _cache_reading_by_tokens(self) -> CacheReading:
@@ -448,8 +448,8 @@ def _split(prompt_tokens: int, expected: Mapping[str, int], price: Price) -> dic
     return splits[0] if len(splits) == 1 else max(splits, key=lambda split: price.cost(split).nanos)
 
 
-def _cache_apart(prompt: list[Line], cache: list[Line]) -> list[Line] | None:
-    """The prompt's lines less the cache's, and the cache's; None where they do not fit into each other."""
+def _without_cache(prompt: list[Line], cache: list[Line]) -> list[Line] | None:
+    """The prompt's lines less the cache's; None where they do not fit into each other."""
     fresh = {line.modality: line for line in prompt}
     for line in cache:
         whole = fresh.get(line.modality)
@@ -459,7 +459,7 @@ def _cache_apart(prompt: list[Line], cache: list[Line]) -> list[Line] | None:
         if quantity < 0 or nanos < 0:
             return None
         fresh[line.modality] = whole._replace(quantity=quantity, nanos=nanos)
-    return [*fresh.values(), *cache]
+    return list(fresh.values())
 
 
 def _name(value: Any) -> str:

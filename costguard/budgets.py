@@ -24,7 +24,9 @@ from costguard.projects import parse_project
 PERIODS = ("task", "day", "week", "month", "quarter", "year", "total")
 """What a budget may be per. `task` caps a single task and has no window; `total` is all time."""
 
-ACTIONS = ("block", "warn")
+ACTIONS = ("block", "clamp", "warn")
+FLOOR_TOKENS_MAX = 10_000_000
+WAIT_S_MAX = 600
 """What happens when a call does not fit: it is refused, or it is only reported."""
 
 WARN_PERCENT_MAX = 1000
@@ -110,6 +112,8 @@ class Budget:
     """A limit for a project over a window; its identity is (`project`, `per`). See `make_budget`.
 
     `limit_nanos` is in nano-dollars, `warn_at` in ascending percents of it, `action` one of ACTIONS.
+    `floor_tokens`: what "clamp" never lowers `maxTokens` under. `wait_ms`: how long a call may wait for
+    held money to come back before it is refused.
     """
 
     project: str
@@ -118,6 +122,13 @@ class Budget:
     timezone: str
     action: str
     warn_at: tuple[int, ...]
+    floor_tokens: int = 1
+    wait_ms: int = 0
+
+    @property
+    def hard(self) -> bool:
+        """True if a call without room is not sent as it is."""
+        return self.action != "warn"
 
     @property
     def limit(self) -> Decimal:
@@ -136,12 +147,15 @@ def make_budget(
     timezone: str = "UTC",
     warn_at: Iterable[int] = (),
     action: str = "block",
+    floor: int = 1,
+    wait: int | float | Decimal = 0,
 ) -> Budget:
     """Build a budget from what a user states, checking every part.
 
     `amount` is in USD, 0 or more with at most 9 decimals (0 blocks all); a float raises TypeError.
-    `warn_at` are whole percents of the limit, 1 to 1000, in any order. Anything unusable raises
-    ConfigurationError saying what was found and what to do.
+    `warn_at` are whole percents of the limit, 1 to 1000, in any order. `floor` is in tokens, for the action
+    "clamp"; `wait` in seconds, at most 600. Anything unusable raises ConfigurationError saying what was
+    found and what to do.
     """
     return Budget(
         project=parse_project(project),
@@ -150,7 +164,24 @@ def make_budget(
         timezone=parse_timezone(timezone),
         action=_parse_choice(action, ACTIONS, "action"),
         warn_at=_parse_warn_at(warn_at),
+        floor_tokens=_parse_floor(floor, action),
+        wait_ms=_parse_wait(wait),
     )
+
+
+def _parse_floor(floor: object, action: str) -> int:
+    if isinstance(floor, bool) or not isinstance(floor, int) or not 1 <= floor <= FLOOR_TOKENS_MAX:
+        raise ConfigurationError(f"floor: found {short(floor)}; use whole tokens from 1 to {FLOOR_TOKENS_MAX}")
+    if floor != 1 and action != "clamp":
+        raise ConfigurationError(f"floor: goes with the action 'clamp', not with {action!r}")
+    return floor
+
+
+def _parse_wait(wait: object) -> int:
+    # Seconds are not money: a float is welcome, and kept in whole milliseconds.
+    if isinstance(wait, bool) or not isinstance(wait, (int, float, Decimal)) or not 0 <= wait <= WAIT_S_MAX:
+        raise ConfigurationError(f"wait: found {short(wait)}; use seconds from 0 to {WAIT_S_MAX}")
+    return int(wait * 1000)
 
 
 def _parse_choice(value: object, choices: tuple[str, ...], what: str) -> str:

@@ -22,11 +22,11 @@ class PriceFileError(ConfigurationError):
     """A price file is malformed; the message names the file and the key."""
 
 
-class InvalidRequest(CostguardError, ValueError):
+class InvalidRequest(CostguardError, ValueError):  # noqa: N818
     """A request body cannot be read as tasks. Nothing was sent."""
 
 
-class UnpricedTask(CostguardError):
+class UnpricedTask(CostguardError):  # noqa: N818
     """A task has no known worst case, and a hard budget covers it. Nothing was sent.
 
     Attributes: `project` (the call's path), `model` (model or task type), `reason`.
@@ -39,12 +39,13 @@ class UnpricedTask(CostguardError):
         self.reason = reason
 
 
-class BudgetExceeded(CostguardError):
+class BudgetExceeded(CostguardError):  # noqa: N818
     """The worst case of a call does not fit a budget. Nothing was sent.
 
     Attributes: `project` (the call's path), `budget` (the `Budget` with the least remaining),
     `requested`, `remaining` and `unresolved` (Decimal USD; `unresolved` is the part of the held
-    money whose outcome is unknown), `resets_at` (aware datetime, None for `total` and `task`).
+    money whose outcome is unknown), `resets_at` (aware datetime, None for `total` and `task`),
+    `busy` (True if the call would fit should all held money come back, False if it never will).
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class BudgetExceeded(CostguardError):
         remaining: Decimal,
         unresolved: Decimal,
         resets_at: datetime | None,
+        busy: bool,
     ) -> None:
         super().__init__(message)
         self.project = project
@@ -65,6 +67,7 @@ class BudgetExceeded(CostguardError):
         self.remaining = remaining
         self.unresolved = unresolved
         self.resets_at = resets_at
+        self.busy = busy
 
 
 class LedgerError(CostguardError):

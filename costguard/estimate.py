@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -19,7 +19,20 @@ COMPLETION_DEFAULT = 4096
 
 _NOTHING = dict.fromkeys(MODALITIES, Count(0, 0))
 _NOT_PROMPT = frozenset(
-    ["taskType", "taskUUID", "model", "seed", "deliveryMethod", "includeCost", "includeUsage", "numberResults", "webhookURL", "settings", "messages", "inputs"]
+    [
+        "taskType",
+        "taskUUID",
+        "model",
+        "seed",
+        "deliveryMethod",
+        "includeCost",
+        "includeUsage",
+        "numberResults",
+        "webhookURL",
+        "settings",
+        "messages",
+        "inputs",
+    ]
 )
 _SETTINGS_NOT_PROMPT = frozenset(["temperature", "topP", "maxTokens", "stopSequences", "thinkingLevel", "systemPrompt"])
 
@@ -34,6 +47,9 @@ class Estimate:
     prompt: Mapping[str, Count]
     """TEXT, IMAGE, AUDIO, VIDEO and DOCUMENT tokens."""
     completion: Count
+    """`upper` is the allowance; `expected` too, unless the ledger has history to learn from."""
+    learned: bool
+    """True if `completion.expected` is the mean of the project's own calls of this model."""
     expected_nanos: int | None
     upper_nanos: int | None
     price: Price | None
@@ -41,10 +57,13 @@ class Estimate:
     """Why there is no worst case, None if there is one."""
     unbounded: tuple[str, ...]
     """Settings of `media_max` that would bound media of unknown length in this task."""
+    context_tokens: int
+    fees_nanos: int
+    """Worst case of the features the task may use, per result."""
 
     @property
     def expected(self) -> Decimal | None:
-        """The likely cost in USD (completion at `maxTokens`), None if unpriced."""
+        """The likely cost in USD, None if unpriced."""
         return None if self.expected_nanos is None else money.to_usd(self.expected_nanos)
 
     @property
@@ -58,49 +77,72 @@ class Estimate:
         counts["completion"] = list(self.completion)
         return json.dumps(counts)
 
+    def allowing(self, tokens: int) -> Estimate:
+        """The same task with an allowance of at most `tokens` completion tokens."""
+        if self.price is None or tokens >= self.completion.upper:
+            return self
+        completion = Count(min(self.completion.expected, tokens), tokens)
+        expected, upper = _cost(self.price, self.prompt, completion, self.context_tokens)
+        return replace(
+            self,
+            completion=completion,
+            expected_nanos=expected * self.results,
+            upper_nanos=(upper + self.fees_nanos) * self.results,
+        )
 
-def estimate(task: Task, book: PriceBook, at_us: int, media_max: MediaMax = MediaMax()) -> Estimate:  # noqa: B008
-    """Estimate a billable task at the prices of the instant `at_us` (UTC microseconds)."""
+
+def estimate(
+    task: Task,
+    book: PriceBook,
+    at_us: int,
+    media_max: MediaMax = MediaMax(),  # noqa: B008
+    mean_completion: int | None = None,
+) -> Estimate:
+    """Estimate a billable task at the prices of the instant `at_us` (UTC microseconds).
+
+    `mean_completion`: completion tokens of a result as learned from history, None without any.
+    ConfigurationError if the prices themselves forbid a figure, such as an absurd `maxTokens`.
+    """
     known = book.find(task.model) if task.model else None
     if known is None or known.task_type != task.task_type:
         named = f"model {task.model!r}" if task.model else f"task type {task.task_type!r}"
-        return Estimate(
-            task.model or task.task_type, task.results, _NOTHING, Count(0, 0), None, None, None,
-            f"no price is known for {named}", (),
-        )  # fmt: skip
+        reason = f"no price is known for {named}"
+        name = known.model if known else task.model or task.task_type
+        return Estimate(name, task.results, _NOTHING, Count(0, 0), False, None, None, None, reason, (), 0, 0)
     prompt, unbounded = _prompt(task.raw, known, media_max)
     allowed = task.max_tokens if task.max_tokens is not None else known.completion_default
-    completion = Count(allowed, allowed)
-    price, unpriced = None, None
-    expected = upper = None
+    completion = Count(allowed if mean_completion is None else min(mean_completion, allowed), allowed)
+    price = unpriced = expected = upper = None
+    fees = 0
     try:
         price = known.at(at_us)
         fees = _fees(task.raw, price)
-        upper = _worst(price, {m: c.upper for m, c in prompt.items()}, completion.upper, known) + fees
-        expected = _likely(price, {m: c.expected for m, c in prompt.items()}, completion.expected, known)
+        expected, upper = _cost(price, prompt, completion, known.context_tokens)
     except ConfigurationError as error:
         unpriced = str(error)
     return Estimate(
-        known.model,
-        task.results,
-        prompt,
-        completion,
-        None if expected is None else expected * task.results,
-        None if upper is None else upper * task.results,
-        price,
-        unpriced,
-        unbounded,
+        model=known.model,
+        results=task.results,
+        prompt=prompt,
+        completion=completion,
+        learned=mean_completion is not None,
+        expected_nanos=None if expected is None else expected * task.results,
+        upper_nanos=None if upper is None else (upper + fees) * task.results,
+        price=price,
+        unpriced=unpriced,
+        unbounded=unbounded,
+        context_tokens=known.context_tokens,
+        fees_nanos=fees,
     )
 
 
-def _worst(price: Price, prompt: dict[str, int], completion: int, known: ModelPrices) -> int:
-    return price.worst_nanos({m: n for m, n in prompt.items() if n}, completion, known.context_tokens)
-
-
-def _likely(price: Price, prompt: dict[str, int], completion: int, known: ModelPrices) -> int:
-    if sum(prompt.values()) > known.context_tokens:
-        return _worst(price, prompt, completion, known)
-    return price.cost({m: n for m, n in prompt.items() if n}, completion).nanos
+def _cost(price: Price, prompt: Mapping[str, Count], completion: Count, context_tokens: int) -> tuple[int, int]:
+    """(expected, worst) nano-USD of one result, without fees."""
+    upper = price.worst_nanos({m: n.upper for m, n in prompt.items() if n.upper}, completion.upper, context_tokens)
+    likely = {m: n.expected for m, n in prompt.items() if n.expected}
+    if sum(likely.values()) > context_tokens:
+        return price.worst_nanos(likely, completion.expected, context_tokens), upper
+    return price.cost(likely, completion.expected).nanos, upper
 
 
 def _prompt(

@@ -7,13 +7,19 @@ asynchronous one runs `Work` on a thread, so that an event loop never waits for 
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from costguard.receipt import Receipt
 from costguard.wire.sse import EVENT_STREAM
 
+log = logging.getLogger("costguard")
+
 if TYPE_CHECKING:
-    from costguard.guard import Admission, Guard
+    from costguard.gate import Admission
+    from costguard.guard import Guard
 
 
 class Call(NamedTuple):
@@ -32,6 +38,8 @@ class Head(NamedTuple):
 
     status: int
     content_type: str
+    encoding: str
+    """Its Content-Encoding, "" if none."""
 
 
 class ReadRequest:
@@ -51,19 +59,40 @@ class Send:
     """Effect: send the request, with `body` in place of its own unless None; sends back the `Head`.
 
     `handed` says whether the transport ever had it: before that, nothing can have been billed.
-    `never_sent` is set by the client's adapter for errors that prove the same.
+    `never_sent` is set by the client's adapter for errors that prove the same. The adapter lays `receipt`
+    beside the response.
     """
 
-    __slots__ = ("body", "handed", "never_sent")
+    __slots__ = ("body", "handed", "never_sent", "receipt")
 
-    def __init__(self, body: bytes | None) -> None:
+    def __init__(self, body: bytes | None, receipt: Receipt | None = None) -> None:
         self.body = body
+        self.receipt = receipt
         self.handed = False
         self.never_sent = False
 
 
 class ReadResponse:
     """Effect: read the whole response and send back its decoded body."""
+
+
+class Question:
+    """Effect: send `body` (getTaskDetails for `task_uuids`) where the request goes; sends back (status, body)."""
+
+    __slots__ = ("body", "task_uuids")
+
+    def __init__(self, body: bytes, task_uuids: tuple[str, ...]) -> None:
+        self.body = body
+        self.task_uuids = task_uuids
+
+
+class Pause:
+    """Effect: let `seconds` pass."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
 
 
 class Listen:
@@ -85,35 +114,62 @@ class Listener(Protocol):
         """The stream ended: None if it was read to its end, else how it was cut."""
 
 
-Effect = ReadRequest | Work | Send | ReadResponse | Listen
+Effect = ReadRequest | Work | Send | ReadResponse | Listen | Question | Pause
 Flow = Generator[Effect, Any, None]
 
 
 def exchange(guard: Guard, call: Call) -> Flow:
     """One request and its response under `guard`."""
     body = yield ReadRequest()
-    admission: Admission | None = None
-    if body is not None:
-        admission = yield Work(lambda: guard.admit(call, body))
+    admission = None if body is None else (yield from _admitted(guard, call, body))
     if admission is None:
         yield Send(None)
         return
-    send = Send(admission.body)
+    settlement = guard.settlement
+    send = Send(admission.body, admission.receipt)
     try:
         head: Head = yield send
-        if head.content_type.startswith(EVENT_STREAM) and head.status < 300:
-            yield Listen(guard.listen(admission))
+        if _is_stream(head, admission):
+            yield Listen(settlement.listen(admission, head.encoding))
             return
         raw: bytes = yield ReadResponse()
     except GeneratorExit:
-        guard.lose(admission, "the caller went away")
+        settlement.lose(admission, "the caller went away")
         raise
     except BaseException as error:
         reason = type(error).__name__
-        released = send.never_sent or not send.handed
-        yield Work(lambda: guard.never_sent(admission, reason) if released else guard.lose(admission, reason))
+        ended = settlement.never_sent if send.never_sent or not send.handed else settlement.lose
+        yield Work(lambda: ended(admission, reason))
         raise
-    yield Work(lambda: guard.conclude(admission, head.status, raw))
+    yield Work(lambda: settlement.conclude(admission, head.status, raw))
+
+
+def _admitted(guard: Guard, call: Call, body: bytes) -> Generator[Effect, Any, Admission | None]:
+    """Knock until the gate opens or refuses; between two knocks it may want the truth of older calls."""
+    entry = yield Work(lambda: guard.enter(call, body))
+    while entry is not None:
+        answer = yield Work(entry.attempt)
+        match answer:
+            case Question():
+                try:
+                    status, reply = yield answer
+                except Exception as error:  # noqa: BLE001  the refusal stands then, whatever it was
+                    log.info("could not ask for unresolved tasks: %s", type(error).__name__)
+                else:
+                    yield Work(lambda: guard.learn(answer.task_uuids, status, reply))  # noqa: B023
+            case Pause():
+                yield answer
+            case _:
+                admission: Admission | None = answer
+                return admission
+    return None
+
+
+def _is_stream(head: Head, admission: Admission) -> bool:
+    if not 200 <= head.status < 300:
+        return False
+    asked = any(task.delivery == "stream" for task in admission.tasks)
+    return head.content_type == EVENT_STREAM or (asked and "json" not in head.content_type)
 
 
 class SyncPort(Protocol):
@@ -131,6 +187,9 @@ class SyncPort(Protocol):
     def listen(self, listener: Listener) -> None:
         """See `Listen`."""
 
+    def ask(self, question: Question) -> tuple[int, bytes]:
+        """See `Question`."""
+
 
 class AsyncPort(Protocol):
     """What a client's adapter does for the asynchronous driver."""
@@ -146,6 +205,12 @@ class AsyncPort(Protocol):
 
     def listen(self, listener: Listener) -> None:
         """See `Listen`."""
+
+    async def ask(self, question: Question) -> tuple[int, bytes]:
+        """See `Question`."""
+
+    async def pause(self, seconds: float) -> None:
+        """See `Pause`."""
 
 
 def drive(flow: Flow, port: SyncPort) -> None:
@@ -175,7 +240,11 @@ def _perform(effect: Effect, port: SyncPort) -> Any:
             return port.read_response()
         case Listen():
             port.listen(effect.listener)
-            return None
+        case Question():
+            return port.ask(effect)
+        case Pause():
+            time.sleep(effect.seconds)
+    return None
 
 
 async def adrive(flow: Flow, port: AsyncPort, offload: Callable[[Callable[[], Any]], Awaitable[Any]]) -> None:
@@ -199,6 +268,11 @@ async def adrive(flow: Flow, port: AsyncPort, offload: Callable[[Callable[[], An
                         value = await port.read_response()
                     case Listen():
                         port.listen(effect.listener)
+                        value = None
+                    case Question():
+                        value = await port.ask(effect)
+                    case Pause():
+                        await port.pause(effect.seconds)
                         value = None
             except GeneratorExit:
                 flow.close()

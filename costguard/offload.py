@@ -33,9 +33,11 @@ class Worker:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
+            import anyio
             import anyio.to_thread
 
-            return await anyio.to_thread.run_sync(run)
+            with anyio.CancelScope(shield=True):
+                return await anyio.to_thread.run_sync(run)
         future: asyncio.Future[Any] = loop.create_future()
         self._put((run, loop, future))
         cancellation: asyncio.CancelledError | None = None
@@ -78,6 +80,18 @@ class Worker:
                     self._thread.join()
             self._pid = 0
             self._thread = None
+
+
+async def sleep(seconds: float) -> None:
+    """Let time pass on whichever loop is running."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        import anyio
+
+        await anyio.sleep(seconds)
+    else:
+        await asyncio.sleep(seconds)
 
 
 def _serve(jobs: queue.SimpleQueue[Any]) -> None:

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costguard.errors import ConfigurationError
-from costguard.testing import KINDS, Received, StandIn, exact, faults, seeds
+from costguard.testing import KINDS, Received, StandIn, Webhook, exact, faults, seeds
 from costguard.testing.answers import text_tokens
 
 FLASH = "google:gemini@3-flash"
@@ -155,7 +155,8 @@ def test_a_slug_names_the_same_example_and_without_seeds_the_answer_is_generated
 
 
 def test_cost_and_usage_come_only_when_asked_for_and_are_billed_anyway(standin: StandIn) -> None:
-    bare = a_task(includeCost=False, includeUsage=False)
+    bare = a_task(includeCost=False)
+    del bare["includeUsage"]
     assert {"cost", "usage"}.isdisjoint(ask(standin, bare)["data"][0])
     cost_only = ask(standin, a_task(includeUsage=False))["data"][0]
     assert "cost" in cost_only
@@ -389,13 +390,24 @@ def test_webhooks_come_once_per_result_twice_if_told_and_again_after_a_failure(w
     }
 
 
-def test_webhooks_for_other_hosts_are_recorded_and_never_sent(web: httpx.Client) -> None:
+def test_webhooks_for_other_hosts_are_recorded_and_never_sent(
+    web: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Webhook] = []
+
+    def post(webhook: Webhook) -> bool:
+        sent.append(webhook)
+        return True
+
+    monkeypatch.setattr("costguard.testing.server._post", post)
     standin = StandIn(webhook_envelope=True)
+    hooks = ["https://example.com/hook", "http://127.0.0.1:9/hook"]
     with standin.serve() as url:
-        web.post(f"{url}/v1", json=[a_task(webhookURL="https://example.com/hook")])
-    (webhook,) = standin.webhooks
-    assert webhook.url == "https://example.com/hook"
-    assert exact.loads(webhook.body)["data"][0]["status"] == "success"
+        for hook in hooks:
+            web.post(f"{url}/v1", json=[a_task(webhookURL=hook)])
+    assert [webhook.url for webhook in standin.webhooks] == hooks
+    assert [webhook.url for webhook in sent] == hooks[1:]
+    assert exact.loads(standin.webhooks[0].body)["data"][0]["status"] == "success"
 
 
 # --- streams
@@ -586,6 +598,7 @@ def test_streams_end_early_or_without_a_cost_as_their_fault_says(web: httpx.Clie
     cut = stream_events(meet(web, standin, url, "stream_cut")[2])
     assert 0 < len(cut) < len(whole) - 1
     assert "cost" not in "".join(cut)
+    assert "[DONE]" not in cut
     free_of_cost = stream_events(meet(web, standin, url, "stream_no_cost")[2])
     assert free_of_cost[-1] == "[DONE]"
     assert "cost" not in "".join(free_of_cost)
@@ -605,6 +618,15 @@ def test_faults_wait_for_their_task_in_order_and_for_as_many_times(standin: Stan
     replies = [standin.handle("POST", "/v1", {}, json.dumps(task).encode()) for task in (other, mine, mine, mine, mine)]
     assert [reply.status for reply in replies] == [200, 429, 429, 200, 200]
     assert [b'"text":' in reply.chunks[0] for reply in replies] == [True, False, False, False, True]
+
+
+def test_a_task_meets_one_fault_at_a_time(standin: StandIn) -> None:
+    standin.fault("cut")
+    standin.fault("no_cost")
+    body = json.dumps(a_task()).encode()
+    cut, costless, well = (standin.handle("POST", "/v1", {}, body) for _ in range(3))
+    assert cut.fault == "cut"
+    assert [b'"cost"' in reply.chunks[0] for reply in (costless, well)] == [False, True]
 
 
 def test_a_fault_of_one_task_leaves_the_others_in_its_request_alone(standin: StandIn) -> None:
@@ -731,7 +753,7 @@ def test_json_comes_back_with_every_digit(value: Any) -> None:
 
 
 def test_json_keeps_trailing_zeros_small_figures_and_lone_surrogates() -> None:
-    text = '{"a":0.00500,"b":0.000000001,"c":[1.0,null,true],"d":"\\ud800","e":"é"}'
+    text = '{"n":NaN,"a":0.00500,"b":0.000000001,"c":[1.0,null,true],"d":"\\ud800","e":"é"}'
     assert exact.dumps(exact.loads(text)) == text
 
 

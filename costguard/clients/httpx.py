@@ -6,13 +6,16 @@ the module that the client uses, and neither is imported here unless a default t
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import AsyncIterator, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from costguard import tokens
 from costguard.errors import ConfigurationError
-from costguard.flow import Call, Head, Listener, Send, adrive, drive, exchange
+from costguard.flow import Call, Head, Interrupted, Listener, Question, Send, adrive, drive, exchange
+from costguard.offload import sleep
 
 if TYPE_CHECKING:
     import httpx
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 C = TypeVar("C")
 
 OPTIONS = "costguard"
-"""Key of our entry in `request.extensions`."""
+"""Key of our entry in `request.extensions` (options) and `response.extensions` (the receipt)."""
 
 _NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "LocalProtocolError", "UnsupportedProtocol")
 _JSON = ("application/json", "text/json", "")
@@ -106,9 +109,9 @@ class GuardedTransport:
     def handle_request(self, request: Any) -> Any:
         """Send `request` under guard and return the inner transport's response."""
         call = _call(request)
-        if call is None or self.guard.concerns(call) is None:
+        if call is None or self.guard.gate.concerns(call) is None:
             return self.inner.handle_request(request)
-        port = _SyncPort(self.inner, request)
+        port = _SyncPort(self.inner, request, self.guard)
         drive(exchange(self.guard, call), port)
         return port.response
 
@@ -134,7 +137,7 @@ class AsyncGuardedTransport:
     async def handle_async_request(self, request: Any) -> Any:
         """Send `request` under guard and return the inner transport's response."""
         call = _call(request)
-        if call is None or self.guard.concerns(call) is None:
+        if call is None or self.guard.gate.concerns(call) is None:
             return await self.inner.handle_async_request(request)
         port = _AsyncPort(self.inner, request, self.guard)
         await adrive(exchange(self.guard, call), port, self.guard.offload)
@@ -144,9 +147,10 @@ class AsyncGuardedTransport:
 class _SyncPort:
     """One request on its way through a synchronous transport."""
 
-    def __init__(self, inner: Any, request: Any) -> None:
+    def __init__(self, inner: Any, request: Any, guard: Guard) -> None:
         self._inner = inner
         self._request = request
+        self._guard = guard
         self.response: Any = None
 
     def read_request(self) -> bytes | None:
@@ -161,7 +165,7 @@ class _SyncPort:
         except Exception as error:
             effect.never_sent = _is_never_sent(error)
             raise
-        return _head(self.response)
+        return _head(self.response, effect)
 
     def read_response(self) -> bytes:
         stream = self.response.stream
@@ -172,7 +176,15 @@ class _SyncPort:
         return _buffered(self.response, raw)
 
     def listen(self, listener: Listener) -> None:
-        raise NotImplementedError
+        kind = _stream_class(_module(self.response).SyncByteStream, _SyncListening)
+        self.response.stream = kind(self.response.stream, listener, self._guard)
+
+    def ask(self, question: Question) -> tuple[int, bytes]:
+        response = self._inner.handle_request(_another(self._request, question.body))
+        try:
+            return response.status_code, response.read()
+        finally:
+            response.close()
 
 
 class _AsyncPort:
@@ -196,7 +208,7 @@ class _AsyncPort:
         except Exception as error:
             effect.never_sent = _is_never_sent(error)
             raise
-        return _head(self.response)
+        return _head(self.response, effect)
 
     async def read_response(self) -> bytes:
         stream = self.response.stream
@@ -207,7 +219,95 @@ class _AsyncPort:
         return _buffered(self.response, raw)
 
     def listen(self, listener: Listener) -> None:
-        raise NotImplementedError
+        kind = _stream_class(_module(self.response).AsyncByteStream, _AsyncListening)
+        self.response.stream = kind(self.response.stream, listener, self._guard)
+
+    async def ask(self, question: Question) -> tuple[int, bytes]:
+        response = await self._inner.handle_async_request(_another(self._request, question.body))
+        try:
+            return response.status_code, await response.aread()
+        finally:
+            await response.aclose()
+
+    async def pause(self, seconds: float) -> None:
+        await sleep(seconds)
+
+
+class _Listening:
+    """A response's stream, passed on chunk by chunk as it comes; the guard listens on the side."""
+
+    def __init__(self, inner: Any, listener: Listener, guard: Guard) -> None:
+        self._inner = inner
+        self._listener = listener
+        self._guard = guard
+        self._cut: str | None = "closed early"
+        self._is_over = False
+
+    def __del__(self) -> None:
+        if not getattr(self, "_is_over", True):
+            # No thread may block here: whoever drops the last reference may hold any lock.
+            listener = self._listener
+            self._guard.offload.later(lambda: listener.end("dropped without being closed"))
+
+
+class _SyncListening(_Listening):
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            for chunk in self._inner:
+                self._listener.feed(chunk)
+                yield chunk
+        except Exception as error:
+            self._cut = type(error).__name__
+            raise
+        self._cut = None
+        self._end()
+
+    def close(self) -> None:
+        """Close the inner stream; if it was not read to its end, its tasks are unresolved."""
+        try:
+            self._inner.close()
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._listener.end(self._cut)
+
+
+class _AsyncListening(_Listening):
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._inner:
+                self._listener.feed(chunk)
+                yield chunk
+        except Exception as error:
+            self._cut = type(error).__name__
+            raise
+        self._cut = None
+        await self._end()
+
+    async def aclose(self) -> None:
+        """Close the inner stream; if it was not read to its end, its tasks are unresolved."""
+        try:
+            await self._inner.aclose()
+        finally:
+            await self._end()
+
+    async def _end(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            listener, cut = self._listener, self._cut
+            try:
+                await self._guard.offload(lambda: listener.end(cut))
+            except Interrupted as interrupted:
+                raise interrupted.cancellation from None
+
+
+@functools.cache
+def _stream_class(base: type, listening: type) -> Any:
+    """Httpx's clients insist on streams of their own classes."""
+    return type("GuardedStream", (listening, base), {})
 
 
 def _call(request: Any) -> Call | None:
@@ -256,8 +356,27 @@ def _is_never_sent(error: Exception) -> bool:
     )
 
 
-def _head(response: Any) -> Head:
-    return Head(response.status_code, response.headers.get("content-type", "").partition(";")[0].strip().lower())
+def _head(response: Any, effect: Send) -> Head:
+    headers = response.headers
+    if effect.receipt is not None and effect.receipt.tasks:
+        response.extensions[OPTIONS] = effect.receipt
+    return Head(
+        response.status_code,
+        headers.get("content-type", "").partition(";")[0].strip().lower(),
+        headers.get("content-encoding", "").strip().lower(),
+    )
+
+
+def _another(request: Any, body: bytes) -> Any:
+    """A request like `request`, to the same place with the same key, that sends `body`."""
+    headers = [
+        (name, value)
+        for name, value in request.headers.raw
+        if name.lower() not in (b"content-length", b"transfer-encoding", b"content-type", b"accept")
+    ]
+    extensions = {key: value for key, value in request.extensions.items() if key != OPTIONS}
+    headers.append((b"Content-Type", b"application/json"))
+    return type(request)("POST", request.url, headers=headers, content=body, extensions=extensions)
 
 
 def _buffered(response: Any, raw: bytes) -> bytes:

@@ -74,6 +74,8 @@ class NewAttempt(NamedTuple):
     """Where a ceiling may be set for it, nearest first."""
     unpriced: str | None = None
     """Why `upper` is unknown."""
+    clamped_from: int | None = None
+    """The `maxTokens` the caller asked for, if a budget lowered it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,6 @@ class Admitted:
     uppers: tuple[int | None, ...]
     over: tuple[Budget, ...] = ()
     """Hard budgets that did not fit but were not enforced (mode `observe`)."""
-    alerts: tuple[Alert, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,13 @@ class Refused:
     requested: int
     remaining: int
     unresolved: int
-    alerts: tuple[Alert, ...] = ()
+    """The part of `held` whose outcome is unknown."""
+    held: int
+
+    @property
+    def busy(self) -> bool:
+        """True if the call would fit should all held money come back."""
+        return self.requested <= self.remaining + self.held and self.budget.limit_nanos > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +160,28 @@ class Doubt:
     evidence: Mapping[str, object] = field(default_factory=dict)
 
 
-Ending = Settle | Release | Doubt
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """The provider took the task and answers later: it stays held, but no request is under way."""
+
+    attempt_id: int
+
+
+Ending = Settle | Release | Doubt | Accept
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What came back of a task by another road than its own response."""
+
+    task_uuid: str
+    results: tuple[tuple[str, Charge], ...] = ()
+    """Each result's key and charge; `+n` after a key marks the n-th further result with that key."""
+    settled_all: bool = False
+    """No further result is to come: attempts with some results are settled."""
+    release: str | None = None
+    """With `settled_all`: why attempts without any result are released, None to leave them."""
+    reason: str | None = None
 
 
 class Balance(NamedTuple):
@@ -191,6 +219,7 @@ class TaskRow(NamedTuple):
     reason: str | None
     odd: bool
     tags: str
+    clamped_from: int | None
 
 
 class UsageRow(NamedTuple):

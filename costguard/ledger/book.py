@@ -1,4 +1,4 @@
-"""The accounting: admissions, endings and what is read from them, in portable SQL on any engine.
+"""The accounting: admissions, endings, budgets and ceilings, in portable SQL on any engine.
 
 Money moves only through `entries`, the append-only journal. `attempts` and `balances` are derived
 from it and kept beside it, so that an admission reads three rows and a month's report its roll-ups.
@@ -6,94 +6,55 @@ from it and kept beside it, so that an admission reads three rows and a month's 
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from costguard.billing import Charge
+from costguard.billing import Charge, Line
 from costguard.budgets import Budget, Window, day_of, thresholds_crossed, window_at
 from costguard.errors import ConfigurationError
 from costguard.ledger import (
+    Accept,
     Admitted,
     Alert,
-    Balance,
     Doubt,
     Ending,
     Engine,
     NewAttempt,
+    Observation,
     Refused,
     Release,
     Settle,
-    TaskRow,
     Tx,
     Unpriced,
-    UsageRow,
-    Verification,
 )
-from costguard.ledger.owner import Owner, is_dead, this_process
+from costguard.ledger.owner import this_process
+from costguard.ledger.reading import ATTEMPT, BUDGET, Attempt, Reading, marks, read_budget
 from costguard.projects import ancestors
 
 EXCEEDED = "exceeded"
 """The alert of a window's first refusal, beside the percents."""
 
-TOKEN_COMPONENTS = ("prompt", "cache", "completion", "unitemized")
-"""Components whose quantity counts tokens; the others count uses, or nothing."""
-
-GROUPS = ("project", "model", "day", "modality")
-"""What usage can be grouped by; `modality` gives two keys, component and modality."""
-
-_BUDGET = "id, project, per, limit_nanos, timezone, action, warn_at"
+OPEN = ("held", "unresolved")
+"""Statuses of attempts whose money is set aside."""
 
 
-class Attempt(NamedTuple):
-    """An attempt's row; the fields are the schema's columns, amounts in nano-USD."""
-
-    id: int
-    task_uuid: str
-    project: str
-    task_type: str
-    model: str
-    delivery: str
-    results: int
-    at_us: int
-    day: str
-    upper: int | None
-    expected: int | None
-    price_id: str | None
-    estimate: str
-    tags: str
-    owner_id: int
-    status: str
-    reason: str | None
-    held: int
-    charged: int
+def _wall_clock_us() -> int:
+    return time.time_ns() // 1000
 
 
-_ATTEMPT = ", ".join(Attempt._fields)
-
-
-@functools.lru_cache(maxsize=1024)
-def _budget(project: str, per: str, limit: int, timezone: str, action: str, warn_at: str) -> Budget:
-    return Budget(project, per, limit, timezone, action, tuple(json.loads(warn_at)))
-
-
-def covered(project: str, column: str = "project") -> tuple[str, tuple[str, ...]]:
-    """SQL condition and parameters: `column` is `project` or lies below it."""
-    if project == "/":
-        return "1=1", ()
-    return f"({column} = ? OR ({column} >= ? AND {column} < ?))", (project, f"{project}/", f"{project}0")
-
-
-class Ledger:
+class Ledger(Reading):
     """Holds, charges, budgets and reports over an `Engine`. Every method is one transaction.
 
     `timezone` is the reporting zone, fixed when the ledger is created (default UTC); naming another
     later is a ConfigurationError. All methods raise LedgerError when the engine cannot do its work.
     """
 
-    def __init__(self, engine: Engine, *, timezone: str | None = None) -> None:
-        self._engine = engine
+    def __init__(
+        self, engine: Engine, *, timezone: str | None = None, now_us: Callable[[], int] = _wall_clock_us
+    ) -> None:
+        super().__init__(engine, now_us)
         self._owner: tuple[int, int] | None = None
         self.timezone = self._reporting_zone(timezone)
 
@@ -121,7 +82,7 @@ class Ledger:
     ) -> tuple[Admitted | Refused | Unpriced, tuple[int, int] | None]:
         budgets = self._budgets_over(tx, project)
         uppers = [task.upper if task.upper is not None else self._ceiling(tx, task) for task in tasks]
-        hard = [budget for _, budget in budgets if budget.action != "warn"] if enforce else []
+        hard = [budget for _, budget in budgets if budget.hard] if enforce else []
         if hard and None in uppers:
             return Unpriced(tasks[uppers.index(None)], hard[0]), None
         amounts = [upper or 0 for upper in uppers]
@@ -129,7 +90,7 @@ class Ledger:
         states = self._states(tx, budgets, at_us)
         unfit = self._unfit(states, amounts, total)
         if unfit and enforce:
-            return self._refuse(tx, at_us, min(unfit, key=lambda found: found[2])), None
+            return self._refuse(tx, min(unfit, key=lambda found: found[2])), None
 
         day = day_of(self.timezone, at_us)
         owner = self._owner_id(tx)
@@ -139,11 +100,12 @@ class Ledger:
         for task, upper, amount in zip(tasks, uppers, amounts, strict=True):
             (attempt_id,) = tx.one(
                 "INSERT INTO attempts (task_uuid, project, task_type, model, delivery, results, at_us, day,"
-                " upper, expected, price_id, estimate, tags, owner_id, status, held, charged)"
-                " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,'held',?,0) RETURNING id",
+                " upper, expected, price_id, estimate, tags, clamped_from, owner_id, status, held, charged)"
+                " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,'held',?,0) RETURNING id",
                 (
                     task.task_uuid, project, task.task_type, task.model, task.delivery, task.results, at_us,
-                    day, upper, task.expected, task.price_id, task.estimate, task.tags, owner[1], amount,
+                    day, upper, task.expected, task.price_id, task.estimate, task.tags, task.clamped_from,
+                    owner[1], amount,
                 ),
             ) or (0,)  # fmt: skip
             ids.append(attempt_id)
@@ -152,7 +114,7 @@ class Ledger:
                     (
                         attempt_id, budget_id, budget.project, budget.per, window.start_us if window else 0,
                         window.end_us if window else None, budget.limit_nanos, balance[0],
-                        balance[1] + held if window else 0, int(enforce and budget.action != "warn"),
+                        balance[1] + held if window else 0, int(enforce and budget.hard),
                     )
                 )  # fmt: skip
             held += amount
@@ -165,13 +127,13 @@ class Ledger:
             "UPDATE balances SET held = held + ? WHERE budget_id = ? AND window_us = ?",
             [(total, budget_id, window.start_us) for budget_id, _, window, _ in states if window],
         )
-        over = () if enforce else tuple(found[1] for found in unfit if found[1].action != "warn")
+        over = () if enforce else tuple(found[1] for found in unfit if found[1].hard)
         return Admitted(tuple(ids), tuple(uppers), over), owner
 
     def _budgets_over(self, tx: Tx, project: str) -> list[tuple[int, Budget]]:
         path = ancestors(project)
-        rows = tx.all(f"SELECT {_BUDGET} FROM budgets WHERE project IN ({_marks(len(path))})", path)
-        return [(row[0], _budget(*row[1:])) for row in rows]
+        rows = tx.all(f"SELECT {BUDGET} FROM budgets WHERE project IN ({marks(len(path))})", path)
+        return [(row[0], read_budget(*row[1:])) for row in rows]
 
     def _states(
         self, tx: Tx, budgets: Iterable[tuple[int, Budget]], at_us: int
@@ -198,17 +160,6 @@ class Ledger:
         return balance
 
     @staticmethod
-    def _recompute(tx: Tx, project: str, window: Window) -> tuple[int, int]:
-        condition, parameters = covered(project)
-        until = "" if window.end_us is None else " AND at_us < ?"
-        row = tx.one(
-            "SELECT coalesce(sum(charged), 0), coalesce(sum(held), 0) FROM attempts"
-            f" WHERE {condition} AND at_us >= ?{until}",
-            (*parameters, window.start_us, *(() if window.end_us is None else (window.end_us,))),
-        )
-        return (row[0], row[1]) if row else (0, 0)
-
-    @staticmethod
     def _unfit(
         states: Iterable[tuple[int, Budget, Window | None, tuple[int, int]]],
         amounts: Sequence[int],
@@ -217,7 +168,7 @@ class Ledger:
         """Hard budgets without room: (id, budget, remaining, requested, window)."""
         unfit = []
         for budget_id, budget, window, (spent, held) in states:
-            if budget.action == "warn":
+            if not budget.hard:
                 continue
             requested = total if window else max(amounts)
             remaining = budget.limit_nanos - spent - held
@@ -225,24 +176,30 @@ class Ledger:
                 unfit.append((budget_id, budget, remaining, requested, window))
         return unfit
 
-    def _refuse(self, tx: Tx, at_us: int, found: tuple[int, Budget, int, int, Window | None]) -> Refused:
-        budget_id, budget, remaining, requested, window = found
-        unresolved = 0
-        alerts: tuple[Alert, ...] = ()
+    def _refuse(self, tx: Tx, found: tuple[int, Budget, int, int, Window | None]) -> Refused:
+        _, budget, remaining, requested, window = found
+        doubtful = 0
+        held = 0
         if window:
-            unresolved = sum(a.held for a in self._open(tx, budget.project, window) if a.status == "unresolved")
-            if self._claim(tx, budget_id, window, EXCEEDED, at_us):
-                spent, _ = self._balance(tx, budget_id, window) or (0, 0)
-                alerts = (Alert(budget, window, None, spent),)
-        return Refused(budget, window, requested, remaining, unresolved, alerts)
+            attempts = self._open(tx, budget.project, window)
+            held = sum(attempt.held for attempt in attempts)
+            doubtful = sum(attempt.held for attempt in attempts if attempt.status == "unresolved")
+        return Refused(budget, window, requested, remaining, doubtful, held)
 
-    @staticmethod
-    def _balance(tx: Tx, budget_id: int, window: Window) -> tuple[int, int] | None:
-        row = tx.one(
-            "SELECT spent, held FROM balances WHERE budget_id = ? AND window_us = ?",
-            (budget_id, window.start_us),
-        )
-        return (row[0], row[1]) if row else None
+    def claim_refusal(self, refused: Refused, at_us: int) -> tuple[Alert, ...]:
+        """The alert of a window's first refusal, to the one process that is to fire it."""
+        budget, window = refused.budget, refused.window
+        if window is None:
+            return ()
+
+        def op(tx: Tx) -> tuple[Alert, ...]:
+            found = self._find_budget(tx, budget.project, budget.per)
+            if found is None or not self._claim(tx, found[0], window, EXCEEDED, at_us):
+                return ()
+            spent, _ = self._balance(tx, found[0], window) or (0, 0)
+            return (Alert(budget, window, None, spent),)
+
+        return self._engine.write(op)
 
     @staticmethod
     def _claim(tx: Tx, budget_id: int, window: Window, threshold: str, at_us: int) -> bool:
@@ -286,32 +243,168 @@ class Ledger:
         return tuple(alerts)
 
     def _conclude(self, tx: Tx, at_us: int, ending: Ending) -> list[Alert]:
-        row = tx.one(f"SELECT {_ATTEMPT} FROM attempts WHERE id = ?", (ending.attempt_id,))
+        row = tx.one(f"SELECT {ATTEMPT} FROM attempts WHERE id = ?", (ending.attempt_id,))
         if row is None:
             raise ConfigurationError(f"the ledger knows no attempt {ending.attempt_id}")
         attempt = Attempt._make(row)
-        if attempt.status not in ("held", "unresolved"):
-            return []
+        if attempt.status not in OPEN:
+            if not isinstance(ending, Settle) or self._is_booked(tx, attempt, ending.keys):
+                return []
+            # Freed or corrected too early: the provider's own answer is the truth.
+            alerts = self._withdraw(tx, at_us, attempt)
+            keys = ending.keys
+            return alerts + self._post(
+                tx, at_us, attempt, 0, ending.charge, keys, "settled", ending.reason, direct=True
+            )
         match ending:
             case Settle():
+                if self._is_observed(tx, attempt, ending.keys):
+                    self._mark(tx, at_us, attempt, "unresolved", "its result was booked on another attempt")
+                    return []
                 seen = ending.charge.results
-                keep = ending.keep_rest and seen < attempt.results and attempt.upper is not None
-                held = -(-attempt.upper * (attempt.results - seen) // attempt.results) if keep else 0  # type: ignore[operator]
-                status = "unresolved" if keep else "settled"
-                return self._post(tx, at_us, attempt, held, ending.charge, ending.keys, status, ending.reason)
+                held = _share(attempt, seen) if ending.keep_rest else 0
+                status = "unresolved" if held else "settled"
+                return self._post(
+                    tx, at_us, attempt, held, ending.charge, ending.keys, status, ending.reason, direct=True
+                )
             case Release():
                 return self._post(tx, at_us, attempt, 0, None, (), "released", ending.reason)
             case Doubt():
-                tx.run(
-                    "UPDATE attempts SET status = 'unresolved', reason = ?, evidence = ?, ended_us = ? WHERE id = ?",
-                    (
-                        ending.reason,
-                        json.dumps(dict(ending.evidence)) if ending.evidence else None,
-                        at_us,
-                        attempt.id,
-                    ),
-                )
+                self._mark(tx, at_us, attempt, "unresolved", ending.reason, ending.evidence)
+            case Accept():
+                self._mark(tx, at_us, attempt, attempt.status, "accepted, the result is to come")
         return []
+
+    @staticmethod
+    def _mark(
+        tx: Tx, at_us: int, attempt: Attempt, status: str, reason: str, evidence: Mapping[str, object] | None = None
+    ) -> None:
+        """The request is over and no money moves: say how it stands."""
+        tx.run(
+            "UPDATE attempts SET status = ?, reason = ?, evidence = coalesce(?, evidence), ended_us = ? WHERE id = ?",
+            (status, reason, json.dumps(dict(evidence)) if evidence else None, at_us, attempt.id),
+        )
+
+    @staticmethod
+    def _is_observed(tx: Tx, attempt: Attempt, keys: Sequence[str]) -> bool:
+        """True if a poll or webhook brought these very results first, and they went to an older attempt."""
+        return bool(keys) and all(
+            tx.one(
+                "SELECT 1 FROM results WHERE task_uuid = ? AND result_key = ? AND attempt_id <> ? AND direct = 0",
+                (attempt.task_uuid, key, attempt.id),
+            )
+            for key in keys
+        )
+
+    @staticmethod
+    def _is_booked(tx: Tx, attempt: Attempt, keys: Sequence[str]) -> bool:
+        """True if any of these results is charged already, on this attempt or by another road."""
+        return any(
+            tx.one(
+                "SELECT 1 FROM results WHERE task_uuid = ? AND result_key = ? AND (attempt_id = ? OR direct = 0)",
+                (attempt.task_uuid, key, attempt.id),
+            )
+            for key in keys
+        )
+
+    def observe(self, at_us: int, seen: Observation) -> tuple[tuple[Alert, ...], int]:
+        """Book what a poll, webhook or `getTaskDetails` tells of a task: (alerts, changes made).
+
+        Known results change nothing; a new one settles the oldest open attempt, or, if none is open,
+        is charged to the last one all the same. Unknown tasks change nothing.
+        """
+        alerts: list[Alert] = []
+        changes = self._engine.write(lambda tx: self._observe(tx, at_us, seen, alerts))
+        return tuple(alerts), changes
+
+    def _observe(self, tx: Tx, at_us: int, seen: Observation, alerts: list[Alert]) -> int:
+        alerts.clear()
+        rows = tx.all("SELECT result_key FROM results WHERE task_uuid = ?", (seen.task_uuid,))
+        known = Counter(row[0].partition("+")[0] for row in rows)
+        changes = 0
+        for key, charge in seen.results:
+            base, _, ordinal = key.partition("+")
+            if known[base] <= int(ordinal or 0):
+                known[base] += 1
+                alerts += self._book(tx, at_us, seen, key, charge)
+                changes += 1
+        for attempt in self._attempts(tx, seen.task_uuid):
+            if attempt.status not in OPEN or not seen.settled_all:
+                continue
+            if self._results_of(tx, attempt):
+                alerts += self._post(tx, at_us, attempt, 0, None, (), "settled", seen.reason or "no further results")
+                changes += 1
+            elif seen.release is not None:
+                alerts += self._post(tx, at_us, attempt, 0, None, (), "released", seen.release)
+                changes += 1
+        return changes
+
+    def _book(self, tx: Tx, at_us: int, seen: Observation, key: str, charge: Charge) -> list[Alert]:
+        """Charge one newly seen result."""
+        attempts = self._attempts(tx, seen.task_uuid)
+        if not attempts:
+            return []
+        attempt = next((a for a in attempts if a.status in OPEN), None)
+        if attempt is None:
+            attempt = attempts[-1]
+            alerts = self._withdraw(tx, at_us, attempt)
+            return alerts + self._post(tx, at_us, attempt, 0, charge, (key,), "settled", seen.reason)
+        held = _share(attempt, self._results_of(tx, attempt) + charge.results)
+        status = attempt.status if held else "settled"
+        return self._post(tx, at_us, attempt, held, charge, (key,), status, seen.reason)
+
+    def _withdraw(self, tx: Tx, at_us: int, attempt: Attempt) -> list[Alert]:
+        """The truth came after an operator's word: take back what was booked by hand."""
+        row = tx.one(
+            "SELECT coalesce(sum(nanos), 0) FROM charges WHERE attempt_id = ? AND basis = 'correction'", (attempt.id,)
+        )
+        by_hand = row[0] if row else 0
+        if not by_hand:
+            return []
+        charge = _correction(-by_hand)
+        return self._post(tx, at_us, attempt, attempt.held, charge, (), attempt.status, "the provider's figure came")
+
+    @staticmethod
+    def _results_of(tx: Tx, attempt: Attempt) -> int:
+        row = tx.one("SELECT coalesce(sum(results), 0) FROM charges WHERE attempt_id = ?", (attempt.id,))
+        return int(row[0]) if row else 0
+
+    def release_unknown(self, at_us: int, task_uuid: str, min_age_us: int, reason: str) -> tuple[Alert, ...]:
+        """Release the open attempts of a task that the provider does not know, never a live one.
+
+        An attempt is live while the process that sent it runs, unless its request ended over `min_age_us` ago.
+        """
+
+        def op(tx: Tx) -> list[Alert]:
+            alerts = []
+            fates: dict[int, bool | None] = {}
+            for attempt in self._attempts(tx, task_uuid):
+                over = attempt.ended_us is not None and at_us - attempt.ended_us > min_age_us
+                if attempt.status in OPEN and (over or self._is_lost(tx, attempt, fates)):
+                    alerts += self._post(tx, at_us, attempt, 0, None, (), "released", reason)
+            return alerts
+
+        return tuple(self._engine.write(op))
+
+    def correct(self, at_us: int, task_uuid: str, charged: int | None, reason: str) -> tuple[Alert, ...]:
+        """An operator's word on a task's open attempts: `charged` nano-USD in all, or None: not billed.
+
+        Recorded as a correction row with its reason. ConfigurationError if nothing of the task is open.
+        """
+
+        def op(tx: Tx) -> list[Alert]:
+            still_open = [a for a in self._attempts(tx, task_uuid) if a.status in OPEN]
+            if not still_open:
+                raise ConfigurationError(f"task {task_uuid}: nothing of it is open in this ledger")
+            alerts = []
+            for n, attempt in enumerate(still_open):
+                booked = charged if n == 0 else None
+                charge = None if booked is None else _correction(booked)
+                status = "released" if charged is None and not attempt.charged else "settled"
+                alerts += self._post(tx, at_us, attempt, 0, charge, (), status, reason)
+            return alerts
+
+        return tuple(self._engine.write(op))
 
     def _post(
         self,
@@ -323,6 +416,8 @@ class Ledger:
         keys: Sequence[str],
         status: str,
         reason: str | None,
+        *,
+        direct: bool = False,
     ) -> list[Alert]:
         """The one place where money moves after admission: journal, charge, attempt, balances."""
         spent = charge.nanos if charge else 0
@@ -331,7 +426,7 @@ class Ledger:
             (at_us, attempt.id, "charge" if charge else "release", held - attempt.held, spent, reason),
         ) or (0,)
         if charge:
-            self._write_charge(tx, seq, attempt, charge, keys, reason)
+            self._write_charge(tx, seq, attempt, charge, keys, reason, direct)
         tx.run(
             "UPDATE attempts SET held = ?, charged = charged + ?, status = ?, reason = ?, ended_us = ? WHERE id = ?",
             (held, spent, status, reason, at_us, attempt.id),
@@ -361,7 +456,7 @@ class Ledger:
 
     @staticmethod
     def _write_charge(
-        tx: Tx, seq: int, attempt: Attempt, charge: Charge, keys: Sequence[str], reason: str | None
+        tx: Tx, seq: int, attempt: Attempt, charge: Charge, keys: Sequence[str], reason: str | None, direct: bool
     ) -> None:
         before = tx.all(
             "SELECT a.project, a.model, a.day, c.seq FROM attempts a JOIN charges c ON c.attempt_id = a.id"
@@ -393,20 +488,21 @@ class Ledger:
         # A charge without lines (nothing billed) still counts as a task of its day.
         leaves = leaves or [("unitemized", "", 0, 0)]
         tx.many(
-            "INSERT INTO rollups VALUES (?,?,?,?,?,?,?,?,?)"
+            "INSERT INTO rollups VALUES (?,?,?,?,?,?,?,?,?,?)"
             " ON CONFLICT (day, project, model, component, modality) DO UPDATE SET"
             " lead_tasks = lead_tasks + excluded.lead_tasks, tasks = tasks + excluded.tasks,"
-            " quantity = quantity + excluded.quantity, nanos = nanos + excluded.nanos",
+            " results = results + excluded.results, quantity = quantity + excluded.quantity,"
+            " nanos = nanos + excluded.nanos",
             [
                 (*group, component, modality, int(not same and n == 0), int((component, modality) not in known),
-                 quantity, nanos)
+                 charge.results, quantity, nanos)
                 for n, (component, modality, quantity, nanos) in enumerate(leaves)
             ],
         )  # fmt: skip
         if keys:
             tx.many(
-                "INSERT INTO results VALUES (?,?,?,?) ON CONFLICT DO NOTHING",
-                [(attempt.task_uuid, key, attempt.id, seq) for key in keys],
+                "INSERT INTO results VALUES (?,?,?,?,?) ON CONFLICT DO NOTHING",
+                [(attempt.task_uuid, key, attempt.id, seq, int(direct)) for key in keys],
             )
 
     # -- budgets and ceilings -------------------------------------------------------------------
@@ -417,16 +513,20 @@ class Ledger:
 
     def _set_budget(self, tx: Tx, budget: Budget, at_us: int) -> None:
         old = self._find_budget(tx, budget.project, budget.per)
-        values = (budget.limit_nanos, budget.timezone, budget.action, json.dumps(budget.warn_at))
+        values = (
+            budget.limit_nanos, budget.timezone, budget.action, json.dumps(budget.warn_at), budget.floor_tokens,
+            budget.wait_ms,
+        )  # fmt: skip
         row = tx.one(
-            "INSERT INTO budgets (project, per, limit_nanos, timezone, action, warn_at) VALUES (?,?,?,?,?,?)"
-            " ON CONFLICT (project, per) DO UPDATE SET limit_nanos = excluded.limit_nanos,"
-            " timezone = excluded.timezone, action = excluded.action, warn_at = excluded.warn_at RETURNING id",
+            "INSERT INTO budgets (project, per, limit_nanos, timezone, action, warn_at, floor_tokens, wait_ms)"
+            " VALUES (?,?,?,?,?,?,?,?) ON CONFLICT (project, per) DO UPDATE SET limit_nanos = excluded.limit_nanos,"
+            " timezone = excluded.timezone, action = excluded.action, warn_at = excluded.warn_at,"
+            " floor_tokens = excluded.floor_tokens, wait_ms = excluded.wait_ms RETURNING id",
             (budget.project, budget.per, *values),
         )
         tx.run(
-            "INSERT INTO budget_changes (at_us, change, project, per, limit_nanos, timezone, action, warn_at)"
-            " VALUES (?,'set',?,?,?,?,?,?)",
+            "INSERT INTO budget_changes (at_us, change, project, per, limit_nanos, timezone, action, warn_at,"
+            " floor_tokens, wait_ms) VALUES (?,'set',?,?,?,?,?,?,?,?)",
             (at_us, budget.project, budget.per, *values),
         )
         if budget.per == "task" or row is None:
@@ -447,8 +547,8 @@ class Ledger:
 
     @staticmethod
     def _find_budget(tx: Tx, project: str, per: str) -> tuple[int, Budget] | None:
-        row = tx.one(f"SELECT {_BUDGET} FROM budgets WHERE project = ? AND per = ?", (project, per))
-        return (row[0], _budget(*row[1:])) if row else None
+        row = tx.one(f"SELECT {BUDGET} FROM budgets WHERE project = ? AND per = ?", (project, per))
+        return (row[0], read_budget(*row[1:])) if row else None
 
     def remove_budget(self, project: str, per: str, at_us: int) -> bool:
         """Forget the budget (project, per); False if there was none. Charges stay."""
@@ -491,225 +591,6 @@ class Ledger:
 
         return self._engine.write(op)
 
-    def ceilings(self) -> dict[str, int]:
-        """All ceilings: model or task type -> nano-USD per result."""
-        return self._engine.read(lambda tx: dict(tx.all("SELECT name, nanos FROM ceilings ORDER BY name")))
-
-    def budgets(self) -> list[Budget]:
-        """All budgets, by project and period."""
-        rows = self._engine.read(lambda tx: tx.all(f"SELECT {_BUDGET} FROM budgets ORDER BY project, per"))
-        return [_budget(*row[1:]) for row in rows]
-
-    def balances(self, at_us: int, project: str | None = None) -> list[Balance]:
-        """Each budget's window at `at_us`; with `project` those on its path and below it.
-
-        A `task` budget has no window: it shows an empty one with nothing spent or held.
-        """
-
-        def op(tx: Tx) -> list[Balance]:
-            found = []
-            for row in tx.all(f"SELECT {_BUDGET} FROM budgets ORDER BY project, per"):
-                budget = _budget(*row[1:])
-                if project is not None and not _related(budget.project, project):
-                    continue
-                if budget.per == "task":
-                    found.append(Balance(budget, Window(0, None), 0, 0))
-                    continue
-                window = window_at(budget.per, budget.timezone, at_us)
-                spent, held = self._balance(tx, row[0], window) or self._recompute(tx, budget.project, window)
-                found.append(Balance(budget, window, spent, held))
-            return found
-
-        return self._engine.read(op)
-
-    def verify(self) -> Verification:
-        """Recompute every promise from the rows, on one snapshot; names the first difference."""
-        from costguard.ledger import verify
-
-        return self._engine.read(verify.verify)
-
-    # -- reading --------------------------------------------------------------------------------
-
-    def tasks(
-        self,
-        *,
-        project: str | None = None,
-        status: str | None = None,
-        model: str | None = None,
-        since_us: int | None = None,
-        until_us: int | None = None,
-        limit: int | None = None,
-    ) -> list[TaskRow]:
-        """Tasks by first admission, oldest first; with `limit` only the newest ones.
-
-        `project` includes what lies below it; times bound the admission of an attempt.
-        """
-        conditions, parameters = ["1=1"], list[object]()
-        if project is not None:
-            condition, values = covered(project)
-            conditions.append(condition)
-            parameters += values
-        for clause, value in (("model = ?", model), ("at_us >= ?", since_us), ("at_us < ?", until_us)):
-            if value is not None:
-                conditions.append(clause)
-                parameters.append(value)
-        if status in ("held", "unresolved"):
-            conditions.append("status IN ('held', 'unresolved')")
-        sql = f"SELECT task_uuid FROM attempts WHERE {' AND '.join(conditions)} ORDER BY id DESC"
-
-        def op(tx: Tx) -> list[TaskRow]:
-            dead = self._dead_owners(tx)
-            seen: set[str] = set()
-            rows: list[TaskRow] = []
-            for (uuid,) in tx.each(sql, parameters):
-                if uuid in seen:
-                    continue
-                seen.add(uuid)
-                task = self._task(tx, uuid, dead)
-                if status is None or task.status == status:
-                    rows.append(task)
-                    if limit is not None and len(rows) >= limit:
-                        break
-            rows.reverse()
-            return rows
-
-        return self._engine.read(op)
-
-    def task(self, task_uuid: str) -> TaskRow | None:
-        """One task by its UUID."""
-
-        def op(tx: Tx) -> TaskRow | None:
-            if tx.one("SELECT 1 FROM attempts WHERE task_uuid = ?", (task_uuid,)) is None:
-                return None
-            return self._task(tx, task_uuid, self._dead_owners(tx))
-
-        return self._engine.read(op)
-
-    def attempts(self, task_uuid: str) -> list[Attempt]:
-        """A task's attempts, oldest first."""
-        return self._engine.read(lambda tx: self._attempts(tx, task_uuid))
-
-    @staticmethod
-    def _attempts(tx: Tx, task_uuid: str) -> list[Attempt]:
-        rows = tx.all(f"SELECT {_ATTEMPT} FROM attempts WHERE task_uuid = ? ORDER BY id", (task_uuid,))
-        return [Attempt._make(row) for row in rows]
-
-    def _task(self, tx: Tx, task_uuid: str, dead: frozenset[int]) -> TaskRow:
-        attempts = [_derived(attempt, dead) for attempt in self._attempts(tx, task_uuid)]
-        marks = tx.all(
-            "SELECT c.basis, c.odd FROM charges c JOIN attempts a ON a.id = c.attempt_id"
-            " WHERE a.task_uuid = ? ORDER BY c.seq",
-            (task_uuid,),
-        )
-        first = attempts[0]
-        statuses = {attempt.status for attempt in attempts}
-        status = next(s for s in ("unresolved", "held", "settled", "released") if s in statuses)
-        bases = {mark[0] for mark in marks}
-        return TaskRow(
-            task_uuid=task_uuid,
-            project=first.project,
-            model=first.model,
-            task_type=first.task_type,
-            delivery=first.delivery,
-            status=status,
-            held=sum(attempt.held for attempt in attempts),
-            charged=sum(attempt.charged for attempt in attempts),
-            basis=next((b for b in ("correction", "assumed", "computed", "cost", "breakdown") if b in bases), None),
-            expected=_sum(attempt.expected for attempt in attempts),
-            upper=_sum(attempt.upper for attempt in attempts),
-            attempts=len(attempts),
-            at_us=first.at_us,
-            day=first.day,
-            reason=next((a.reason for a in reversed(attempts) if a.reason), None),
-            odd=any(mark[1] for mark in marks),
-            tags=first.tags,
-        )
-
-    def usage(self, by: Sequence[str], first_day: str, end_day: str, project: str | None = None) -> list[UsageRow]:
-        """Charges of the days in [first_day, end_day) of the reporting zone, from the roll-ups.
-
-        `by` is any of GROUPS; rows are sorted by their keys. ISO dates.
-        """
-        columns = group_columns(by)
-        keys = ", ".join(columns)
-        condition, parameters = covered(project) if project is not None else ("1=1", ())
-        count = "sum(tasks)" if "modality" in by else "sum(lead_tasks)"
-        tokens = ", ".join(f"'{component}'" for component in TOKEN_COMPONENTS)
-        rows = self._engine.read(
-            lambda tx: tx.all(
-                f"SELECT {keys + ',' if keys else ''} {count},"
-                f" sum(CASE WHEN component IN ({tokens}) THEN quantity ELSE 0 END), sum(nanos)"
-                f" FROM rollups WHERE day >= ? AND day < ? AND {condition}"
-                + (f" GROUP BY {keys} ORDER BY {keys}" if keys else " HAVING count(*) > 0"),
-                (first_day, end_day, *parameters),
-            )
-        )
-        return [UsageRow(tuple(row[:-3]), row[-3], row[-2], row[-1]) for row in rows]
-
-    def usage_lines(
-        self, by: Sequence[str], timezone: str, start_us: int, end_us: int, project: str | None = None
-    ) -> list[UsageRow]:
-        """As `usage`, for the days of another zone: reads every line of [start_us, end_us), slower."""
-        condition, parameters = covered(project, "a.project") if project is not None else ("1=1", ())
-        columns = group_columns(by)
-
-        def op(tx: Tx) -> list[UsageRow]:
-            groups: dict[tuple[str, ...], tuple[set[str], list[int]]] = {}
-            for uuid, at_us, project_, model, component, modality, quantity, nanos in tx.each(
-                "SELECT a.task_uuid, a.at_us, a.project, a.model, coalesce(l.component, 'unitemized'),"
-                " coalesce(l.modality, ''), coalesce(l.quantity, 0), coalesce(l.nanos, 0)"
-                " FROM attempts a JOIN charges c ON c.attempt_id = a.id"
-                " LEFT JOIN lines l ON l.charge_seq = c.seq"
-                f" WHERE a.at_us >= ? AND a.at_us < ? AND {condition}",
-                (start_us, end_us, *parameters),
-            ):
-                values = {
-                    "project": project_, "model": model, "component": component, "modality": modality,
-                    "day": day_of(timezone, at_us) if "day" in columns else "",
-                }  # fmt: skip
-                uuids, sums = groups.setdefault(tuple(values[c] for c in columns), (set(), [0, 0]))
-                uuids.add(uuid)
-                sums[0] += quantity if component in TOKEN_COMPONENTS else 0
-                sums[1] += nanos
-            return [UsageRow(keys, len(uuids), *sums) for keys, (uuids, sums) in sorted(groups.items())]
-
-        return self._engine.read(op)
-
-    def bases(self, start_us: int, end_us: int, project: str | None = None) -> dict[str, tuple[int, int]]:
-        """Charges of the attempts admitted in [start_us, end_us): basis -> (count, nano-USD)."""
-        condition, parameters = covered(project, "a.project") if project is not None else ("1=1", ())
-        rows = self._engine.read(
-            lambda tx: tx.all(
-                "SELECT c.basis, count(*), sum(c.nanos) FROM attempts a JOIN charges c ON c.attempt_id = a.id"
-                f" WHERE a.at_us >= ? AND a.at_us < ? AND {condition} GROUP BY c.basis ORDER BY c.basis",
-                (start_us, end_us, *parameters),
-            )
-        )
-        return {basis: (count, nanos) for basis, count, nanos in rows}
-
-    def open_attempts(self, project: str = "/", window: Window | None = None) -> list[Attempt]:
-        """Attempts whose money is still held; those of dead owners read `unresolved`."""
-        return self._engine.read(lambda tx: self._open(tx, project, window or Window(0, None)))
-
-    def _open(self, tx: Tx, project: str, window: Window) -> list[Attempt]:
-        condition, parameters = covered(project)
-        until = "" if window.end_us is None else " AND at_us < ?"
-        rows = tx.all(
-            f"SELECT {_ATTEMPT} FROM attempts WHERE status IN ('held', 'unresolved') AND {condition}"
-            f" AND at_us >= ?{until} ORDER BY id",
-            (*parameters, window.start_us, *(() if window.end_us is None else (window.end_us,))),
-        )
-        dead = self._dead_owners(tx)
-        return [_derived(Attempt._make(row), dead) for row in rows]
-
-    @staticmethod
-    def _dead_owners(tx: Tx) -> frozenset[int]:
-        rows = tx.all(
-            "SELECT id, host, boot, pid, started FROM owners WHERE id IN"
-            " (SELECT DISTINCT owner_id FROM attempts WHERE status IN ('held', 'unresolved'))"
-        )
-        return frozenset(row[0] for row in rows if is_dead(Owner(*row[1:])))
-
     def _reporting_zone(self, wanted: str | None) -> str:
         def read(tx: Tx) -> str | None:
             row = tx.one("SELECT value FROM meta WHERE key = 'timezone'")
@@ -733,36 +614,28 @@ class Ledger:
         return found
 
 
-def group_columns(by: Sequence[str]) -> list[str]:
-    """The roll-up's columns for the groups of `by`, in their order."""
-    columns: list[str] = []
-    for group in by:
-        if group not in GROUPS:
-            raise ConfigurationError(f"by: {group!r} is not one of {', '.join(GROUPS)}")
-        columns += ["component", "modality"] if group == "modality" else [group]
-    return list(dict.fromkeys(columns))
+def _share(attempt: Attempt, seen: int) -> int:
+    """What stays held of an attempt's worst case once `seen` of its results are charged, rounded up."""
+    missing = attempt.results - seen
+    return -(-(attempt.upper or 0) * missing // attempt.results) if missing > 0 else 0
 
 
-def _derived(attempt: Attempt, dead: frozenset[int]) -> Attempt:
-    if attempt.status == "held" and attempt.owner_id in dead:
-        return attempt._replace(status="unresolved", reason="the process that sent it is gone")
-    return attempt
-
-
-def _related(budget_project: str, project: str) -> bool:
-    return budget_project in ancestors(project) or project in ancestors(budget_project)
-
-
-def _sum(values: Iterable[int | None]) -> int | None:
-    """The sum, None if any part is unknown."""
-    total = 0
-    for value in values:
-        if value is None:
-            return None
-        total += value
-    return total
-
-
-@functools.lru_cache(maxsize=64)
-def _marks(count: int) -> str:
-    return ",".join("?" * count)
+def _correction(nanos: int) -> Charge:
+    return Charge(
+        nanos=nanos,
+        basis="correction",
+        lines=(Line("correction", "", None, nanos),),
+        cost_nanos=None,
+        total_nanos=None,
+        computed_nanos=None,
+        price_id=None,
+        prompt_tokens=None,
+        completion_tokens=None,
+        reasoning_tokens=None,
+        cached_tokens=None,
+        cache_reading=None,
+        odd=False,
+        notes=(),
+        raw=None,
+        results=0,
+    )

@@ -2,67 +2,76 @@
 
 SQLite's own `busy_timeout` sleeps in growing steps, so under steady contention some waiters are
 never served; and before 3.51.3 a checkpoint that races a writer can corrupt a WAL database. Holding
-this lock around every write transaction, checkpoint and close rules out both.
+this lock around every write transaction, and the checkpoint that may follow it, rules out both.
 """
 
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from costguard.errors import LedgerError
 
 _POLL_S = 0.0005
-_POLL_S_MAX = 0.004
+"""A waiter's step, always the same: its chance does not shrink with the time it has waited. A blocking
+`flock` would wake it sooner, but cannot be bounded, and served the unlucky no better when measured.
+"""
 
 
 class WriterLock:
     """An exclusive `flock` on `path` (created 0600). Not for use by two threads at once."""
 
-    def __init__(self, path: Path, timeout_s: float) -> None:
+    release: Callable[[], object]
+    """Let the next writer in; no harm if the lock is not held."""
+
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._timeout_s = timeout_s
         self._fd: int | None = None
+        self.release = _nothing
 
-    def acquire(self) -> None:
-        """Take the lock, waiting up to the timeout; LedgerError if another process keeps it."""
-        if self._fd is None:
-            try:
-                self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            except OSError as error:
-                raise LedgerError(f"cannot open the ledger's lock file {self.path}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._wait(self._fd)
-
-    def _wait(self, fd: int) -> None:
-        """Poll in short even steps: a waiter's chance does not shrink with the time it has waited."""
-        deadline = time.monotonic() + self._timeout_s
-        pause = _POLL_S
+    def acquire(self, deadline: float) -> None:
+        """Take the lock, waiting until `deadline` (`time.monotonic()`); LedgerError if others keep it."""
+        fd = self._fd if self._fd is not None else self._open()
         while True:
-            time.sleep(pause)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise LedgerError(
-                        f"another process has kept the ledger's lock {self.path} for more than"
-                        f" {self._timeout_s:g} s; is it stopped? (`fuser {self.path}` names it)"
+                        f"other processes keep the ledger's lock {self.path}; is one of them stopped?"
+                        f" (`fuser {self.path}` names them)"
                     ) from None
-                pause = min(pause * 1.1, _POLL_S_MAX)
+                time.sleep(_POLL_S)
+            except OSError as error:
+                raise LedgerError(f"cannot lock {self.path}: {error.strerror}; use a local disk") from error
             else:
                 return
 
-    def release(self) -> None:
-        """Let the next writer in."""
-        if self._fd is not None:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
+    def _open(self) -> int:
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise LedgerError(
+                f"cannot open the ledger's lock file {self.path}: {error.strerror}; make it and its folder writable"
+            ) from error
+        self._fd = fd
+        # A function written in C: no interrupt can come between its call and its effect.
+        self.release = functools.partial(fcntl.flock, fd, fcntl.LOCK_UN)
+        return fd
 
     def close(self) -> None:
         """Close the descriptor, which also releases the lock."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        fd, self._fd, self.release = self._fd, None, _nothing
+        if fd is not None:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _nothing() -> None:
+    """There is no lock to release."""

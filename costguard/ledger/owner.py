@@ -25,17 +25,18 @@ def this_process() -> Owner:
     return _owner(pid)
 
 
-def is_dead(owner: Owner) -> bool:
-    """True only if the owner surely runs no more: same host, and rebooted or gone from it.
+def is_dead(owner: Owner) -> bool | None:
+    """True if the owner surely runs no more: same host, and rebooted or gone from it.
 
-    Owners on other hosts are never called dead: what they hold goes by age.
+    None for owners that cannot be seen, such as those on other hosts: what they hold goes by age.
     """
     here = this_process()
     if owner.host != here.host:
-        return False
+        return None
     if owner.boot != here.boot:
         return True
-    return _started(owner.pid) != owner.started
+    started = _started(owner.pid)
+    return None if "" in (started, owner.started) else started != owner.started
 
 
 @functools.lru_cache(maxsize=4)
@@ -61,21 +62,33 @@ def _boot() -> str:
         return _run("sysctl", "-n", "kern.boottime")
 
 
+# A child may get the pid of a forebear that is gone, or live in a new process namespace.
+os.register_at_fork(after_in_child=_owner.cache_clear)
+os.register_at_fork(after_in_child=_host.cache_clear)
+
+
 def _started(pid: int) -> str | None:
-    """The start time of a live process as an opaque text, None if there is no such process."""
+    """The start time of a live process as an opaque text, "" if it cannot be told, None without such a process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except FileNotFoundError:
-        if Path("/proc/self/stat").exists():
-            return None
-        return _run("ps", "-o", "lstart=", "-p", str(pid)) or None
     except OSError:
-        return None
+        # No such process, no /proc (macOS), or one that hides the processes of others.
+        return _run("ps", "-o", "lstart=", "-p", str(pid)) if _exists(pid) else None
     # Field 2 is the command in parentheses and may hold blanks: count from the last parenthesis.
     fields = stat[stat.rindex(b")") + 2 :].split()
     if fields[0] in (b"Z", b"X"):
         return None
     return fields[19].decode()
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _run(*command: str) -> str:

@@ -14,78 +14,86 @@ if TYPE_CHECKING:
 APPLICATION_ID = 0x636F7374
 """SQLite's `application_id` of a ledger file: the letters `cost`."""
 
+SQLITE_MIN = (3, 37, 0)
+"""The oldest SQLite with strict tables (and `RETURNING`)."""
+
 APPEND_ONLY = ("entries", "holds", "charges", "lines", "results", "budget_changes", "ceiling_changes")
 """Tables whose rows are never changed or removed; triggers enforce it."""
 
 # The spine. `attempts` is one possible bill: a task sent again is one more row with the same
 # `task_uuid`. `entries` is the journal: every change of held or spent money, in ledger order, from
-# which attempts and balances can be recomputed. `holds` keeps what each admission saw.
+# which attempts and balances can be recomputed. `holds` keeps what each admission saw. The tables are
+# strict: a sum beyond 64 bits would become a float elsewhere, here it is an error.
 _M1_SPINE = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE owners (
   id INTEGER PRIMARY KEY, host TEXT NOT NULL, boot TEXT NOT NULL, pid INTEGER NOT NULL,
   started TEXT NOT NULL, UNIQUE (host, boot, pid, started)
-);
+) STRICT;
 CREATE TABLE budgets (
   id INTEGER PRIMARY KEY, project TEXT NOT NULL, per TEXT NOT NULL, limit_nanos INTEGER NOT NULL,
-  timezone TEXT NOT NULL, action TEXT NOT NULL, warn_at TEXT NOT NULL, UNIQUE (project, per)
-);
+  timezone TEXT NOT NULL, action TEXT NOT NULL, warn_at TEXT NOT NULL, floor_tokens INTEGER NOT NULL,
+  wait_ms INTEGER NOT NULL, UNIQUE (project, per)
+) STRICT;
 CREATE TABLE budget_changes (
   id INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, change TEXT NOT NULL, project TEXT NOT NULL,
-  per TEXT NOT NULL, limit_nanos INTEGER, timezone TEXT, action TEXT, warn_at TEXT
-);
-CREATE TABLE ceilings (name TEXT PRIMARY KEY, nanos INTEGER NOT NULL);
+  per TEXT NOT NULL, limit_nanos INTEGER, timezone TEXT, action TEXT, warn_at TEXT,
+  floor_tokens INTEGER, wait_ms INTEGER
+) STRICT;
+CREATE TABLE ceilings (name TEXT PRIMARY KEY, nanos INTEGER NOT NULL) STRICT;
 CREATE TABLE ceiling_changes (
   id INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, name TEXT NOT NULL, nanos INTEGER
-);
+) STRICT;
 CREATE TABLE balances (
   budget_id INTEGER NOT NULL, window_us INTEGER NOT NULL, spent INTEGER NOT NULL, held INTEGER NOT NULL,
   PRIMARY KEY (budget_id, window_us)
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 CREATE TABLE alerts (
   budget_id INTEGER NOT NULL, window_us INTEGER NOT NULL, threshold TEXT NOT NULL, at_us INTEGER NOT NULL,
   PRIMARY KEY (budget_id, window_us, threshold)
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 CREATE TABLE attempts (
   id INTEGER PRIMARY KEY, task_uuid TEXT NOT NULL, project TEXT NOT NULL, task_type TEXT NOT NULL,
   model TEXT NOT NULL, delivery TEXT NOT NULL, results INTEGER NOT NULL, at_us INTEGER NOT NULL,
   day TEXT NOT NULL, upper INTEGER, expected INTEGER, price_id TEXT, estimate TEXT NOT NULL,
-  tags TEXT NOT NULL, owner_id INTEGER NOT NULL, status TEXT NOT NULL, reason TEXT, evidence TEXT,
+  tags TEXT NOT NULL, clamped_from INTEGER, owner_id INTEGER NOT NULL, status TEXT NOT NULL, reason TEXT,
+  evidence TEXT,
   held INTEGER NOT NULL, charged INTEGER NOT NULL, ended_us INTEGER
-);
+) STRICT;
 CREATE INDEX attempts_by_task ON attempts (task_uuid);
 CREATE INDEX attempts_by_time ON attempts (at_us);
 CREATE INDEX attempts_open ON attempts (status, at_us) WHERE status IN ('held', 'unresolved');
 CREATE TABLE entries (
   seq INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, attempt_id INTEGER NOT NULL, kind TEXT NOT NULL,
   held INTEGER NOT NULL, spent INTEGER NOT NULL, reason TEXT
-);
+) STRICT;
 CREATE TABLE holds (
   attempt_id INTEGER NOT NULL, budget_id INTEGER NOT NULL, project TEXT NOT NULL, per TEXT NOT NULL,
   window_us INTEGER NOT NULL, window_end_us INTEGER, limit_nanos INTEGER NOT NULL,
   spent INTEGER NOT NULL, held INTEGER NOT NULL, hard INTEGER NOT NULL,
   PRIMARY KEY (attempt_id, budget_id)
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 CREATE TABLE charges (
   seq INTEGER PRIMARY KEY, attempt_id INTEGER NOT NULL, nanos INTEGER NOT NULL, basis TEXT NOT NULL,
   cost_nanos INTEGER, total_nanos INTEGER, computed_nanos INTEGER, price_id TEXT,
   prompt_tokens INTEGER, completion_tokens INTEGER, reasoning_tokens INTEGER, cached_tokens INTEGER,
   cache_reading TEXT, odd INTEGER NOT NULL, results INTEGER NOT NULL, notes TEXT, raw TEXT, reason TEXT
-);
+) STRICT;
 CREATE INDEX charges_by_attempt ON charges (attempt_id);
 CREATE TABLE lines (
   charge_seq INTEGER NOT NULL, n INTEGER NOT NULL, component TEXT NOT NULL, modality TEXT NOT NULL,
   quantity INTEGER, nanos INTEGER NOT NULL, PRIMARY KEY (charge_seq, n)
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 CREATE TABLE results (
   task_uuid TEXT NOT NULL, result_key TEXT NOT NULL, attempt_id INTEGER NOT NULL, charge_seq INTEGER NOT NULL,
+  direct INTEGER NOT NULL,
   PRIMARY KEY (task_uuid, result_key, attempt_id)
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 CREATE TABLE rollups (
   day TEXT NOT NULL, project TEXT NOT NULL, model TEXT NOT NULL, component TEXT NOT NULL,
-  modality TEXT NOT NULL, lead_tasks INTEGER NOT NULL, tasks INTEGER NOT NULL, quantity INTEGER NOT NULL,
-  nanos INTEGER NOT NULL, PRIMARY KEY (day, project, model, component, modality)
-) WITHOUT ROWID;
+  modality TEXT NOT NULL, lead_tasks INTEGER NOT NULL, tasks INTEGER NOT NULL, results INTEGER NOT NULL,
+  quantity INTEGER NOT NULL, nanos INTEGER NOT NULL, PRIMARY KEY (day, project, model, component, modality)
+) STRICT, WITHOUT ROWID;
 """
 
 MIGRATIONS: tuple[tuple[str, str], ...] = (("m001_spine", _M1_SPINE),)
@@ -101,14 +109,12 @@ def migrate(connection: sqlite3.Connection) -> None:
     from sqlite_utils import Database
     from sqlite_utils.migrations import Migrations
 
+    # First of all, so that a file whose first migration died half-way is still known as ours.
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     steps = Migrations("costguard")
     for number, (name, script) in enumerate(MIGRATIONS, start=1):
-        steps(name=name)(_step(number, script))
+        steps(name=name)(_Step(number, script))
     steps.apply(Database(connection))
-
-
-def _step(number: int, script: str) -> _Step:
-    return _Step(number, script)
 
 
 class _Step:
@@ -132,5 +138,4 @@ class _Step:
                         f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
                         f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
                     )
-        execute(f"PRAGMA application_id = {APPLICATION_ID}")
         execute(f"PRAGMA user_version = {self._number}")

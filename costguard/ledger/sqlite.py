@@ -6,6 +6,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ T = TypeVar("T")
 Row = tuple[Any, ...]
 
 LOCK_TIMEOUT_S = 30.0
-"""How long a writer waits for another process before it gives up with an error."""
+"""How long a writer waits for others, in this process and elsewhere, before it gives up with an error."""
 
 BUSY_TIMEOUT_S = 10.0
 """How long SQLite itself waits for programs that do not know our lock, such as its shell."""
@@ -69,59 +70,112 @@ class SqliteEngine:
     def __init__(self, path: str | Path, *, durability: str = "full") -> None:
         if durability not in _SYNCHRONOUS:
             raise ConfigurationError(f"durability: {durability!r} is not one of 'full', 'normal'")
+        if sqlite3.sqlite_version_info < schema.SQLITE_MIN:
+            raise LedgerError(
+                f"this Python links SQLite {sqlite3.sqlite_version}; a ledger needs"
+                f" {'.'.join(map(str, schema.SQLITE_MIN))} or newer"
+            )
         self.path = Path(path).expanduser().absolute()
         self._synchronous = _SYNCHRONOUS[durability]
-        # Reentrant, so that a fork handler that interrupts a close by the same thread cannot hang.
+        # Reentrant, so that a signal handler that forks, or ends a call, cannot hang on its own thread.
+        # Wherever both are taken, the reader's comes first.
         self._gate = threading.RLock()
         self._read_gate = threading.RLock()
-        self._lock = WriterLock(self.path.with_name(self.path.name + "-lock"), LOCK_TIMEOUT_S)
+        self._lock = WriterLock(self.path.with_name(self.path.name + "-lock"))
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
+        self._writing = False
         self._closed = False
-        self._create()
-        self.write(lambda _: None)
-        _engines.add(self)
+        self._pid = os.getpid()
+        with _forks:
+            _engines.add(self)
+            self._create()
+        try:
+            self.read(lambda _: None)  # first, so that a foreign file gets no lock file beside it
+            self.write(lambda _: None)
+        except BaseException:
+            self.close()
+            raise
 
     # -- transactions -------------------------------------------------------------------------
 
+    # An interrupt (KeyboardInterrupt) may come after any call. So whatever is taken is taken inside the
+    # `try` that gives it back, and given back by functions written in C: nothing comes in between.
+
     def write(self, op: Callable[[SqliteTx], T]) -> T:
         """Run `op` in one exclusive transaction; it is rolled back if `op` raises."""
-        with self._gate, self._errors():
-            self._lock.acquire()
+        deadline = time.monotonic() + LOCK_TIMEOUT_S
+        try:
+            if not self._gate.acquire(timeout=LOCK_TIMEOUT_S):
+                raise LedgerError(f"the ledger {self.path}: other threads kept it busy for {LOCK_TIMEOUT_S:g} s")
+            if self._writing:
+                raise LedgerError(
+                    f"the ledger {self.path} is being written by this very thread: a signal handler, finalizer"
+                    " or transaction cannot write in between; do it later"
+                )
+            return self._transact(op, deadline)
+        finally:
+            # Raised if the gate was never taken.
+            with contextlib.suppress(RuntimeError):
+                self._gate.release()
+
+    def _transact(self, op: Callable[[SqliteTx], T], deadline: float) -> T:
+        connection = None
+        try:
+            self._writing = True
+            self._check_process()
+            self._lock.acquire(deadline)
+            connection = self._writer or self._open_writer()
+            connection.execute("BEGIN IMMEDIATE")
+            result = op(SqliteTx(connection))
+            connection.execute("COMMIT")
+            return result
+        except (sqlite3.Error, OverflowError) as error:
+            raise LedgerError(f"the ledger {self.path}: {_explain(error)}") from error
+        finally:
+            self._writing = False
             try:
-                connection = self._writer or self._open_writer()
-                connection.execute("BEGIN IMMEDIATE")
-                try:
-                    result = op(SqliteTx(connection))
-                    connection.execute("COMMIT")
-                except BaseException:
-                    if connection.in_transaction:
-                        connection.execute("ROLLBACK")
-                    raise
-                return result
+                if connection is not None and connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            except sqlite3.Error:
+                # Beyond use, or closed by a fork in a signal handler: the next write opens another.
+                self._writer = None
             finally:
                 self._lock.release()
 
     def read(self, op: Callable[[SqliteTx], T]) -> T:
         """Run `op` on one consistent snapshot; writers are not held up."""
-        with self._read_gate, self._errors():
-            connection = self._reader or self._open_reader()
-            connection.execute("BEGIN")
+        with self._read_gate:
+            connection = None
             try:
+                self._check_process()
+                connection = self._reader or self._open_reader()
+                if connection.in_transaction:  # a signal handler reads in between: on the same snapshot
+                    nested, connection = connection, None
+                    return op(SqliteTx(nested))
+                connection.execute("BEGIN")
                 return op(SqliteTx(connection))
+            except sqlite3.Error as error:
+                raise LedgerError(f"the ledger {self.path}: {_explain(error)}") from error
             finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
+                try:
+                    if connection is not None and connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                except sqlite3.Error:
+                    self._reader = None
 
     def close(self) -> None:
         """Close the file; every later use is a LedgerError."""
-        with self._gate, self._read_gate:
+        with self._read_gate, self._gate:
             self._closed = True
             self._disconnect()
 
     # -- connections --------------------------------------------------------------------------
 
     def _create(self) -> None:
+        """Called with `_forks` held: closing any descriptor of a file drops all of the process's locks on
+        it, so no other engine may open the file before it is closed here.
+        """
         try:
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         except FileExistsError:
@@ -132,9 +186,16 @@ class SqliteEngine:
                 f"cannot create the ledger {self.path}: {error.strerror}; the folder must exist and be writable"
             ) from error
 
-    def _connect(self) -> sqlite3.Connection:
+    def _check_process(self) -> None:
         if self._closed:
             raise LedgerError(f"the ledger {self.path} is closed")
+        if self._pid != os.getpid():
+            raise LedgerError(
+                f"the ledger {self.path} was opened before a fork that skipped Python's fork hooks, and cannot be"
+                " used safely here; open it after the fork (under uWSGI: lazy-apps, or py-call-uwsgi-fork-hooks)"
+            )
+
+    def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
             f"{self.path.as_uri()}?mode=rw",
             uri=True,
@@ -154,10 +215,7 @@ class SqliteEngine:
         (application_id,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        begun = {row[0] for row in connection.execute("SELECT name FROM sqlite_master LIMIT 5")}
-        if application_id != schema.APPLICATION_ID and (
-            application_id or version or not begun <= {"_sqlite_migrations"} | _migration_indexes(begun)
-        ):
+        if application_id != schema.APPLICATION_ID and (application_id or version or tables):
             raise LedgerError(
                 f"{self.path} is a database of another program (application_id {application_id:#x},"
                 f" {tables} tables), not a costguard ledger; name another file. Nothing was changed."
@@ -192,44 +250,28 @@ class SqliteEngine:
         return connection
 
     def _disconnect(self) -> None:
-        """Closing may checkpoint, so it is done under the writer's lock."""
-        if self._writer is None and self._reader is None:
-            self._lock.close()
-            return
-        with contextlib.suppress(LedgerError):
-            self._lock.acquire()
-        try:
-            for connection in (self._reader, self._writer):
-                if connection is not None:
-                    with contextlib.suppress(sqlite3.Error):
-                        connection.close()
-            self._reader = self._writer = None
-        finally:
-            self._lock.close()
-
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise LedgerError(f"the ledger {self.path}: {_explain(error)}") from error
+        """No writer's lock is needed: closing checkpoints only as the file's last connection, which SQLite
+        makes sure of with an exclusive lock. So a connection may also be closed by garbage collection.
+        """
+        for connection in (self._reader, self._writer):
+            if connection is not None:
+                with contextlib.suppress(sqlite3.Error):
+                    connection.close()
+        self._reader = self._writer = None
+        self._lock.close()
 
     # -- forks --------------------------------------------------------------------------------
 
     def _before_fork(self) -> None:
         """No connection crosses a fork: SQLite's locks would not, and a child would trust them."""
-        self._gate.acquire()
         self._read_gate.acquire()
+        self._gate.acquire()
         self._disconnect()
 
     def _after_fork(self) -> None:
-        self._read_gate.release()
+        self._pid = os.getpid()
         self._gate.release()
-
-
-def _migration_indexes(names: set[str]) -> set[str]:
-    """Index names of `sqlite-utils`' own table: a first migration may have died half-way."""
-    return {name for name in names if name.startswith(("idx__sqlite_migrations", "sqlite_"))}
+        self._read_gate.release()
 
 
 _REMEDIES = (
@@ -244,7 +286,7 @@ _REMEDIES = (
 )
 
 
-def _explain(error: sqlite3.Error) -> str:
+def _explain(error: Exception) -> str:
     text = str(error)
     for sign, remedy in _REMEDIES:
         if sign in text.lower():
@@ -252,19 +294,24 @@ def _explain(error: sqlite3.Error) -> str:
     return f"SQLite: {text}"
 
 
+_forks = threading.RLock()
+"""Held from before a fork until after it, and while an engine is added."""
+
 _engines: weakref.WeakSet[SqliteEngine] = weakref.WeakSet()
 _forking: list[SqliteEngine] = []
 
 
 def _before_fork() -> None:
-    _forking.extend(_engines)
-    for engine in _forking:
+    _forks.acquire()
+    for engine in list(_engines):
         engine._before_fork()
+        _forking.append(engine)
 
 
 def _after_fork() -> None:
     while _forking:
         _forking.pop()._after_fork()
+    _forks.release()
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

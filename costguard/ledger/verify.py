@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from costguard.budgets import Window, window_at
 from costguard.ledger import Tx, Verification
-from costguard.ledger.book import covered
+from costguard.ledger.reading import covered
 from costguard.money import to_text
 from costguard.projects import ancestors
 
@@ -75,13 +75,14 @@ def _rollups(tx: Tx) -> Findings:
     leaves = {
         tuple(row[:5]): tuple(row[5:])
         for row in tx.each(
-            f"SELECT {key}, count(DISTINCT a.task_uuid), coalesce(sum(l.quantity), 0), coalesce(sum(l.nanos), 0)"
+            f"SELECT {key}, count(DISTINCT a.task_uuid), sum(c.results),"
+            " coalesce(sum(l.quantity), 0), coalesce(sum(l.nanos), 0)"
             " FROM charges c JOIN attempts a ON a.id = c.attempt_id LEFT JOIN lines l ON l.charge_seq = c.seq"
             f" GROUP BY {key}"
         )
     }
-    for row in tx.each("SELECT day, project, model, component, modality, tasks, quantity, nanos FROM rollups"):
-        found, expected = tuple(row[5:]), leaves.pop(tuple(row[:5]), (0, 0, 0))
+    for row in tx.each("SELECT day, project, model, component, modality, tasks, results, quantity, nanos FROM rollups"):
+        found, expected = tuple(row[5:]), leaves.pop(tuple(row[:5]), (0, 0, 0, 0))
         yield None if found == expected else f"roll-up {row[:5]} has {found}, its lines give {expected}"
     for missing in leaves:
         yield f"roll-up {missing} is missing"

@@ -512,8 +512,8 @@ class StandIn:
 
 
 _REFUSING = {
-    "error_entry": ("providerRefused", "The provider refused this task."),
-    "item_error": ("providerRefused", "The provider refused this task."),
+    "error_entry": ("contentRejected", "This task was rejected before any work."),
+    "item_error": ("contentRejected", "This task was rejected before any work."),
     "error_timeout": ("timeoutProvider", "The external provider did not respond within the timeout window."),
     "stream_error": ("providerStreamInterrupted", "The provider interrupted the stream."),
 }

@@ -11,8 +11,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def loads(text: str | bytes) -> Any:
-    """Parse JSON; numbers with a fraction or exponent become Decimal. ValueError when it is not JSON."""
-    return json.loads(text, parse_float=Decimal)
+    """Parse JSON; numbers with a fraction or exponent, and NaN, become Decimal. ValueError when not JSON."""
+    return json.loads(text, parse_float=Decimal, parse_constant=Decimal)
 
 
 def dumps(value: Any) -> str:

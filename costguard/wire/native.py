@@ -39,6 +39,10 @@ CODE_CHARS_MAX = 80
 _DELIVERIES = ("sync", "async", "stream")
 _REFUSING = frozenset({*range(300, 406), 413, 415, 422, 429})
 _DOUBTFUL = re.compile(r"tim(?:e|ed)[\s_-]*out|deadline|provider|stream|no[\s_-]*content", re.IGNORECASE)
+_NOT_FOUND = re.compile(
+    r"not[\s_-]*(?:be[\s_-]*)?found|not[\s_-]*exist|no[\s_-]*such|unknown[\s_-]*task", re.IGNORECASE
+)
+_DEPTH_MAX = 100
 _RESULT_KEYS = frozenset({"text", "cost", "usage", "finishReason", "outputs"})
 _MEDIA_ENDINGS = ("URL", "URLs", "DataURI", "Base64Data")
 _ESCAPABLE_KEY = "".join(f"(?:{letter}|\\\\u00{ord(letter):x})" for letter in "taskType")
@@ -100,6 +104,25 @@ class Request:
             return _ASCII_ENCODER.encode(payload).encode()
         except RecursionError:
             raise _invalid("it is nested too deeply to be written again") from None
+
+
+def set_max_tokens(task: Task, tokens: int) -> None:
+    """Lower the task's allowance, where the caller stated it or in `settings`."""
+    task.max_tokens = tokens
+    settings = task.raw.get("settings")
+    if not isinstance(settings, dict) or ("maxTokens" in task.raw and "maxTokens" not in settings):
+        if "maxTokens" in task.raw:
+            task.raw["maxTokens"] = tokens
+            return
+        settings = task.raw["settings"] = {}
+    settings["maxTokens"] = tokens
+    if "maxTokens" in task.raw:
+        task.raw["maxTokens"] = tokens
+
+
+def details_request(task_uuids: Iterable[str]) -> list[dict[str, str]]:
+    """The tasks that ask what became of `task_uuids`."""
+    return [{"taskType": "getTaskDetails", "taskUUID": uuid} for uuid in task_uuids]
 
 
 def looks_guarded(body: bytes) -> bool:
@@ -402,6 +425,11 @@ class WireError:
     message: str = field(repr=False)
     doubtful: bool
 
+    @property
+    def not_found(self) -> bool:
+        """True if it says that what was asked for does not exist."""
+        return _NOT_FOUND.search(self.code) is not None or _NOT_FOUND.search(self.message) is not None
+
 
 class Envelope(NamedTuple):
     """A response: its items, its errors, and what it tells of past tasks (`getTaskDetails`)."""
@@ -431,6 +459,61 @@ def parse_response(body: bytes) -> Envelope | None:
         return _envelope(_LENIENT.decode(body.decode(errors="replace").removeprefix("\ufeff")), "", True)
     except (ValueError, RecursionError):
         return None
+
+
+def read_payload(payload: object) -> Envelope | None:
+    """As `parse_response`, for a result from anywhere: text, bytes, or JSON that is parsed already.
+
+    Floats of a parsed payload are read by their shortest decimal text.
+    """
+    if isinstance(payload, (bytes, bytearray, memoryview)):
+        return parse_response(bytes(payload))
+    if isinstance(payload, str):
+        return parse_response(payload.encode("utf-8", "replace"))
+    return _envelope(_exact(payload, 0), "", True) if isinstance(payload, (Mapping, list, tuple)) else None
+
+
+def _exact(node: Any, depth: int) -> Any:
+    if isinstance(node, float):
+        return _figure(repr(node))
+    if depth > _DEPTH_MAX:
+        return None
+    if isinstance(node, Mapping):
+        return {key: _exact(value, depth + 1) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [_exact(value, depth + 1) for value in node]
+    return node
+
+
+class Frame(NamedTuple):
+    """One frame of a stream: `item` is None for an error frame, `text_length` counts its delta."""
+
+    item: Item | None
+    errors: tuple[WireError, ...]
+    text_length: int
+    finished: bool
+
+
+def parse_frame(data: bytes) -> Frame | None:
+    """Read the JSON of one stream frame; None if it is not an object. Raises nothing."""
+    try:
+        raw = _LENIENT.decode(data.decode(errors="replace"))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(raw, dict):
+        return None
+    nested = raw.get("data")
+    if isinstance(nested, list) and nested and isinstance(nested[0], dict):
+        raw = {**raw, **nested[0]}
+    failures = raw.get("errors") or raw.get("error") or (raw if raw.get("status") in ("error", "failed") else None)
+    if failures:
+        return Frame(None, tuple(_errors(failures, _stored_name(raw.get("taskUUID")))), 0, False)
+    item = _item(raw, "")
+    delta = raw.get("delta")
+    length = item.text_length
+    if isinstance(delta, dict):
+        length += sum(len(part) for part in delta.values() if isinstance(part, str))
+    return Frame(item, (), length, isinstance(raw.get("finishReason"), str))
 
 
 def _figure(literal: str) -> Decimal:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from costguard.billing import Figures
+from costguard.wire import native
 
 EVENT_STREAM = "text/event-stream"
 
@@ -59,3 +63,106 @@ class EventParser:
     def _event(self) -> bytes:
         data, self._data, self._size = b"\n".join(self._data), [], 0
         return data
+
+
+class Outcome(NamedTuple):
+    """What a stream told of one task. `items` are its finished results with the last figures seen."""
+
+    items: tuple[native.Item, ...]
+    errors: tuple[native.WireError, ...]
+    frames: int
+    text_length: int
+    is_done: bool
+    has_figures: bool
+    """True if every result finished and told its cost."""
+
+
+class _Result:
+    """One result of a stream as it grows: the last value of each figure wins."""
+
+    def __init__(self) -> None:
+        self.item: native.Item | None = None
+        self.finished = False
+
+    def hear(self, frame: native.Frame) -> None:
+        new, old = frame.item, self.item
+        if new is None:
+            return
+        if old is not None:
+            cost = old.figures.cost if new.figures.cost is None else new.figures.cost
+            usage = old.figures.usage if new.figures.usage is None else new.figures.usage
+            new = new._replace(
+                figures=Figures(cost, usage),
+                seed=old.seed if new.seed is None else new.seed,
+                has_result=old.has_result or new.has_result,
+            )
+        self.item = new
+        self.finished = self.finished or frame.finished
+
+
+class Reader:
+    """Listens to a stream and sums up what it says of each task. Never raises, keeps no text.
+
+    `tasks`: taskUUID -> number of results asked for.
+    """
+
+    def __init__(self, tasks: Mapping[str, int]) -> None:
+        self._parser = EventParser()
+        self._tasks = dict(tasks)
+        self._results: dict[str, dict[int | None, list[_Result]]] = {}
+        self._errors: dict[str, list[native.WireError]] = {}
+        self._frames: dict[str, int] = {}
+        self._lengths: dict[str, int] = {}
+        self._is_done = False
+
+    def feed(self, chunk: bytes) -> None:
+        """One chunk of decoded bytes."""
+        for data in self._parser.feed(chunk):
+            self._hear(data)
+
+    def finish(self) -> None:
+        """No more bytes will come."""
+        for data in self._parser.end():
+            self._hear(data)
+
+    def _hear(self, data: bytes) -> None:
+        if data.strip() == DONE:
+            self._is_done = True
+            return
+        frame = native.parse_frame(data)
+        if frame is None:
+            return
+        for error in frame.errors:
+            self._errors.setdefault(self._name(error.task_uuid), []).append(error)
+        if frame.item is not None:
+            uuid = self._name(frame.item.task_uuid)
+            self._frames[uuid] = self._frames.get(uuid, 0) + 1
+            self._lengths[uuid] = self._lengths.get(uuid, 0) + frame.text_length
+            self._result(uuid, frame).hear(frame)
+
+    def _result(self, task_uuid: str, frame: native.Frame) -> _Result:
+        """The result that `frame` belongs to. Without an index, text after a finished one begins the next."""
+        index = frame.item.result_index if frame.item else None
+        results = self._results.setdefault(task_uuid, {}).setdefault(index, [])
+        is_next = bool(results) and results[-1].finished and (frame.text_length > 0 or frame.finished)
+        if not results or (is_next and index is None and len(results) < self._tasks.get(task_uuid, 1)):
+            results.append(_Result())
+        return results[-1]
+
+    def _name(self, task_uuid: str) -> str:
+        """Some models stream an empty `taskUUID`: it means the one task there is."""
+        return task_uuid or (next(iter(self._tasks)) if len(self._tasks) == 1 else "")
+
+    def outcome(self, task_uuid: str) -> Outcome:
+        """What was heard of `task_uuid`."""
+        results = [result for found in self._results.get(task_uuid, {}).values() for result in found]
+        ended = [r for r in results if r.item and (r.finished or r.item.figures.cost is not None)]
+        items = tuple(r.item for r in ended if r.item)
+        return Outcome(
+            items,
+            tuple(self._errors.get(task_uuid, []) + ([] if task_uuid == "" else self._errors.get("", []))),
+            self._frames.get(task_uuid, 0),
+            self._lengths.get(task_uuid, 0),
+            self._is_done,
+            bool(ended) and len(ended) == len(results) and all(i.figures.cost is not None for i in items),
+        )

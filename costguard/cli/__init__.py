@@ -1,0 +1,50 @@
+"""The command line: `costguard [--db FILE] COMMAND …`. One file per command group."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from costguard.cli import budgets, ceilings, demo, estimate, prices, report, status, tasks, verify
+from costguard.cli.app import App, Session
+
+__all__ = ["main"]
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if not wanted or ctx.resilient_parsing:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        number = version("runware-costguard")
+    except PackageNotFoundError:
+        number = "(not installed)"
+    click.echo(f"costguard {number}")
+    ctx.exit()
+
+
+@click.group(cls=App, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--db",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    envvar="COSTGUARD_DB",
+    show_envvar=True,
+    help="The ledger. Default: costguard.db in the platform's data folder.",
+)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show it.")
+@click.pass_context
+def main(ctx: click.Context, db: Path | None) -> None:
+    """Budgets, holds and an exact ledger for LLM calls.
+
+    Exit codes: 0 fine, 1 error, 2 wrong usage, 3 over budget.
+    """
+    if ctx.obj is None:
+        ctx.obj = Session(db)
+
+
+for _module in (budgets, ceilings, status, tasks, report, estimate, prices, verify, demo):
+    for _command in _module.COMMANDS:
+        main.add_command(_command)

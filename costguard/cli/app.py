@@ -1,0 +1,240 @@
+"""What all commands share: the session, argument types, `--format`, and how errors end a command.
+
+Only click and light modules here: `costguard --help` loads no ledger, no tables, no vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from costguard.errors import BudgetExceeded, ConfigurationError, CostguardError, LedgerError
+
+if TYPE_CHECKING:
+    from costguard.guard import Guard
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+EXIT_OVER_BUDGET = 3
+EXIT_INTERRUPTED = 130
+"""What shells report for a program stopped by Ctrl-C (128 + SIGINT)."""
+
+
+class App(click.Group):
+    """The command group: turns costguard's errors into one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; 1 for an error, 3 over budget, 130 and silence for Ctrl-C."""
+        try:
+            return super().invoke(ctx)
+        except CostguardError as error:
+            raise _Failed(error) from error
+        except KeyboardInterrupt:
+            ctx.exit(EXIT_INTERRUPTED)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One run of the program: the ledger it was told to use, and its clock (None: the system's)."""
+
+    db: Path | None
+    clock: Callable[[], datetime] | None = None
+
+    def path(self) -> Path:
+        """The ledger's file, whether or not it is there."""
+        if self.db is not None:
+            return self.db.expanduser()
+        from costguard.guard import default_path
+
+        try:
+            return default_path()
+        except OSError as error:
+            raise LedgerError(
+                f"the data folder cannot be made ({error.filename}: {error.strerror}); name a ledger with --db FILE"
+            ) from error
+
+    @contextmanager
+    def guard(self, *, create: bool = False) -> Iterator[Guard]:
+        """A Guard over the ledger. Without `create`, LedgerError if there is none: reading makes no ledger."""
+        from costguard.guard import Guard
+
+        path = self.path()
+        try:
+            missing = not path.exists()
+            empty = not missing and path.is_file() and path.stat().st_size == 0
+        except OSError as error:
+            raise LedgerError(f"the ledger {path} cannot be read: {error.strerror}") from error
+        if (missing or empty) and not create:
+            raise LedgerError(
+                f"no ledger at {path}{' (the file is empty)' if empty else ''}; name one with --db FILE or"
+                " COSTGUARD_DB, or begin one with `costguard budget set`"
+            )
+        with Guard(path, clock=self.clock) as guard:
+            if missing:
+                click.echo(f"Created the ledger {path}.", err=True)
+            yield guard
+
+
+pass_session = click.make_pass_decorator(Session)
+
+
+def format_option(command: F) -> F:
+    """Add `--format` to a command that prints data, as its argument `output`."""
+    return click.option(
+        "--format",
+        "output",
+        type=click.Choice(["table", "json", "csv"]),
+        default="table",
+        show_default=True,
+        help="How to print it.",
+    )(command)
+
+
+def prices_option(command: F) -> F:
+    """Add `--prices` to a command that reads price lists."""
+    return click.option(
+        "--prices",
+        "folder",
+        metavar="FOLDER",
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        help="Folder of price files of your own, on top of the shipped ones.",
+    )(command)
+
+
+def write(text: str) -> None:
+    """Print JSON or CSV: always UTF-8, whatever the terminal's locale says."""
+    click.echo(text.rstrip("\n").encode())
+
+
+class _Failed(click.ClickException):
+    """One line `Error: …` on stderr, and the exit code."""
+
+    def __init__(self, error: CostguardError) -> None:
+        super().__init__(" ".join(str(error).splitlines()))
+        self.exit_code = EXIT_OVER_BUDGET if isinstance(error, BudgetExceeded) else 1  # type: ignore[misc]
+
+
+class _Checked(click.ParamType[Any]):
+    """A parameter checked by one of costguard's own parsers: unusable text is a usage error."""
+
+    name = "text"
+
+    def read(self, value: str) -> Any:
+        raise NotImplementedError
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self.read(value)
+        except (ConfigurationError, ValueError) as error:
+            self.fail(str(error), param, ctx)
+
+
+class ProjectType(_Checked):
+    """A project path; `/` is all projects."""
+
+    name = "project"
+
+    def read(self, value: str) -> str:
+        """The canonical path."""
+        from costguard.projects import parse_project
+
+        return parse_project(value)
+
+
+class AmountType(_Checked):
+    """An amount in USD, exact."""
+
+    name = "usd"
+
+    def read(self, value: str) -> Decimal:
+        """The amount, with 2 to 9 decimals."""
+        from costguard.money import parse_usd, to_usd
+
+        return to_usd(parse_usd(value))
+
+
+class ZoneType(_Checked):
+    """An IANA time zone."""
+
+    name = "zone"
+
+    def read(self, value: str) -> str:
+        """Its name."""
+        from costguard.budgets import parse_timezone
+
+        return parse_timezone(value)
+
+
+class MonthType(_Checked):
+    """A calendar month, `YYYY-MM`."""
+
+    name = "yyyy-mm"
+
+    def read(self, value: str) -> str:
+        """The same text."""
+        from costguard.budgets import month_bounds
+
+        month_bounds(value, "UTC")
+        return value
+
+
+class MomentType(_Checked):
+    """An ISO 8601 date or datetime."""
+
+    name = "date"
+
+    def read(self, value: str) -> date | datetime:
+        """A date, or a datetime that may be naive."""
+        from costguard.budgets import YEAR_MAX, YEAR_MIN
+
+        try:
+            moment = date.fromisoformat(value) if len(value) <= len("2026-11-01") else datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError(f"{value!r} is not a date such as 2026-11-01 or a time such as 2026-11-01T12:00") from None
+        if not YEAR_MIN <= moment.year <= YEAR_MAX:
+            raise ValueError(f"{value!r}: use a year from {YEAR_MIN} to {YEAR_MAX}")
+        return moment
+
+
+class PercentsType(_Checked):
+    """Whole percents joined by commas."""
+
+    name = "percents"
+
+    def read(self, value: str) -> tuple[int, ...]:
+        """The percents; their range is the budget's to check."""
+        try:
+            return tuple(int(percent.strip().removesuffix("%")) for percent in value.split(",") if percent.strip())
+        except ValueError:
+            raise ValueError(f"{value!r} is not a list of whole percents such as 50,80,100") from None
+
+
+class MediaMaxType(_Checked):
+    """Longest media, as `video_s=60,audio_s=30,pdf_pages=10`."""
+
+    name = "media"
+
+    def read(self, value: str) -> Any:
+        """A `MediaMax`."""
+        from costguard.media import parse_media_max
+
+        stated = {}
+        for part in value.split(","):
+            key, equals, length = part.partition("=")
+            if not equals:
+                raise ValueError(f"{part!r} is not a maximum such as video_s=60")
+            stated[key.strip()] = length.strip()
+        return parse_media_max(stated)
+
+
+PROJECT, AMOUNT, ZONE, MONTH, MOMENT = ProjectType(), AmountType(), ZoneType(), MonthType(), MomentType()
+PERCENTS, MEDIA_MAX = PercentsType(), MediaMaxType()

@@ -1,0 +1,60 @@
+"""`costguard ceiling`: the worst case of models and task types that have no price."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import click
+
+from costguard.cli.app import AMOUNT, Session, format_option, pass_session, write
+from costguard.errors import ConfigurationError
+
+
+@click.group()
+def ceiling() -> None:
+    """State the most that a result without a price may cost."""
+
+
+@ceiling.command("set")
+@click.argument("name")
+@click.argument("amount", type=AMOUNT)
+@pass_session
+def set_(session: Session, name: str, amount: Decimal) -> None:
+    """Let NAME (a model or task type without a price) be sent, held at AMOUNT USD per result."""
+    from costguard.reports.output import usd
+
+    with session.guard(create=True) as guard:
+        guard.set_ceiling(name, amount)
+        click.echo(f"{name}: at most {usd(amount)} USD per result")
+
+
+@ceiling.command("list")
+@format_option
+@pass_session
+def list_(session: Session, output: str) -> None:
+    """List all ceilings."""
+    from costguard.reports.output import Column, csv_text, json_text, table_text
+
+    with session.guard() as guard:
+        rows = [{"name": name, "per_result": amount} for name, amount in guard.ceilings().items()]
+    columns = (Column("name", "Model or task type"), Column("per_result", "USD per result", number=True))
+    if output == "json":
+        write(json_text({"schema": 1, "ceilings": rows}))
+    elif output == "csv":
+        write(csv_text(columns, rows))
+    else:
+        click.echo(table_text(columns, rows) if rows else "No ceilings.")
+
+
+@ceiling.command("remove")
+@click.argument("name")
+@pass_session
+def remove(session: Session, name: str) -> None:
+    """Forget the ceiling of NAME."""
+    with session.guard() as guard:
+        if not guard.remove_ceiling(name):
+            raise ConfigurationError(f"there is no ceiling for {name!r}; see `costguard ceiling list`")
+        click.echo(f"Removed the ceiling of {name}.")
+
+
+COMMANDS = (ceiling,)

@@ -1,0 +1,129 @@
+"""`costguard estimate`: what a request body may cost, before it is sent."""
+
+from __future__ import annotations
+
+import time
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
+
+from costguard.cli.app import MEDIA_MAX, format_option, prices_option, write
+
+if TYPE_CHECKING:
+    from costguard.estimate import Estimate
+    from costguard.media import MediaMax
+    from costguard.wire.native import Task
+
+
+@click.command(short_help="Estimate a request body before it is sent.")
+@click.argument("file", type=click.File("rb"))
+@click.option("--media-max", type=MEDIA_MAX, help="Longest media you send: video_s=60,audio_s=30,pdf_pages=10.")
+@prices_option
+@format_option
+def estimate(file: BinaryIO, media_max: MediaMax | None, folder: Path | None, output: str) -> None:
+    """Estimate a request body in FILE (- reads standard input): an array of tasks, or one task.
+
+    Tokens are per result, USD for all results of a task. Nothing is sent and no ledger is needed.
+    """
+    from costguard.estimate import estimate as estimate_task
+    from costguard.media import MediaMax
+    from costguard.prices import PriceBook
+    from costguard.reports.output import Column, csv_text, json_text
+    from costguard.wire import native
+
+    book = PriceBook.load(folder)
+    at_us = time.time_ns() // 1000
+    request = native.parse_request(file.read())
+    found = [
+        (index, task, estimate_task(task, book, at_us, media_max or MediaMax()) if task.billable else None)
+        for index, task in enumerate(request.tasks)
+    ]
+    rows = [_row(index, task, each) for index, task, each in found]
+    total = {bound: _sum(row[bound] for row in rows) for bound in ("expected", "upper")}
+    if output == "json":
+        write(json_text({"schema": 1, "tasks": rows, "total": total}))
+    elif output == "csv":
+        write(csv_text([Column(key, "") for key in _TOKEN_KEYS], [line for row in rows for line in _token_rows(row)]))
+    else:
+        click.echo(_table(rows, total))
+        settings = sorted({setting for _, _, each in found if each for setting in each.unbounded})
+        if settings:
+            click.echo(
+                "\nMedia of unknown length count as the model's whole context; state their maximum:"
+                f" --media-max {','.join(f'{setting}=N' for setting in settings)}"
+            )
+
+
+def _row(index: int, task: Task, found: Estimate | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"task": index, "task_type": task.task_type, "model": task.model, "results": task.results}
+    if found is None:
+        free = Decimal("0.00")
+        return {
+            **row,
+            "prompt": {},
+            "completion": None,
+            "expected": free,
+            "upper": free,
+            "price": None,
+            "unpriced": None,
+        }
+    return {
+        **row,
+        "model": found.model if task.model else None,
+        "prompt": {modality: count._asdict() for modality, count in found.prompt.items() if count.upper},
+        # A task always allows some completion: none means that nothing is known of it.
+        "completion": found.completion._asdict() if found.completion.upper else None,
+        "expected": found.expected,
+        "upper": found.upper,
+        "price": found.price.id if found.price else None,
+        "unpriced": found.unpriced,
+    }
+
+
+def _token_rows(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """A task's tokens, a line a modality, then its cost."""
+    counts = {**row["prompt"], **({"completion": row["completion"]} if row["completion"] else {})}
+    common = {"task": row["task"], "model": row["model"] or row["task_type"]}
+    lines = [
+        {**common, "what": name, "expected": count["expected"], "upper": count["upper"], "unit": "tokens"}
+        for name, count in counts.items()
+    ]
+    return [*lines, {**common, "what": "cost", "expected": row["expected"], "upper": row["upper"], "unit": "USD"}]
+
+
+_TOKEN_KEYS = ("task", "model", "what", "expected", "upper", "unit")
+
+
+def _table(rows: list[dict[str, Any]], total: dict[str, Decimal | None]) -> str:
+    """Tokens per result, then what each task comes to."""
+    from costguard.reports.output import Column, table_text
+
+    bounds = (Column("expected", "Expected", number=True), Column("upper", "Upper", number=True))
+    tokens = [line for row in rows for line in _token_rows(row) if line["unit"] == "tokens"]
+    costs = [{**row, "model": row["model"] or row["task_type"]} for row in rows]
+    task = (Column("task", "Task", number=True), Column("model", "Model"))
+    texts = []
+    if tokens:
+        texts += [table_text((*task, Column("what", "Tokens per result"), *bounds), tokens), ""]
+    in_usd = tuple(column._replace(title=f"{column.title} USD") for column in bounds)
+    results = Column("results", "Results", number=True)
+    texts.append(table_text((*task, results, *in_usd), costs, {"model": "total", **total}))
+    notes = [f"Task {row['task']} has no worst case: {row['unpriced']}." for row in rows if row["unpriced"]]
+    return "\n".join([*texts, *([""] if notes else []), *notes])
+
+
+def _sum(amounts: Any) -> Decimal | None:
+    """The exact sum, None if any part is unknown."""
+    from costguard import money
+
+    nanos = 0
+    for amount in amounts:
+        if amount is None:
+            return None
+        nanos += money.parse_usd(amount)
+    return money.to_usd(nanos)
+
+
+COMMANDS = (estimate,)

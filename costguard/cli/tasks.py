@@ -1,0 +1,160 @@
+"""`costguard tasks`: what was sent, what it holds and what it was charged."""
+
+from __future__ import annotations
+
+import json
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from costguard.cli.app import MOMENT, PROJECT, Session, format_option, pass_session, write
+
+if TYPE_CHECKING:
+    from costguard.ledger import TaskRow
+
+STATUSES = ("held", "settled", "released", "unresolved")
+TABLE_ROWS = 50
+"""Tasks in a table when no `--limit` is given."""
+COUNTED_MAX = 10_000
+"""A table says exactly how many older tasks there are up to this many: counting them reads them."""
+
+_OPEN = ("held", "unresolved")
+
+
+@click.command(short_help="List tasks with what they hold and were charged.")
+@click.option("--project", type=PROJECT, help="Of this project and all below it.")
+@click.option("--status", type=click.Choice(STATUSES), help="In this status.")
+@click.option("--since", type=MOMENT, help="Admitted on this day or at this time, or later.")
+@click.option("--until", type=MOMENT, help="Admitted on this day or earlier, or before this time.")
+@click.option("--model", help="Of this model (AIR or slug) or task type.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the newest ones.")
+@format_option
+@pass_session
+def tasks(
+    session: Session,
+    project: str | None,
+    status: str | None,
+    since: date | datetime | None,
+    until: date | datetime | None,
+    model: str | None,
+    limit: int | None,
+    output: str,
+) -> None:
+    """List tasks, oldest first: all of them in JSON and CSV, the newest 50 in a table.
+
+    Days and times without an offset are in the ledger's reporting zone.
+    """
+    from costguard.reports.output import Column, csv_text, json_text
+
+    asked = TABLE_ROWS + COUNTED_MAX + 1 if limit is None and output == "table" else limit
+    with session.guard() as guard:
+        zone = guard.ledger.timezone
+        known = guard.prices.find(model) if model else None
+        found = guard.ledger.tasks(
+            project=project,
+            status=status,
+            model=known.model if known else model,
+            since_us=None if since is None else _instant(since, zone, end=False),
+            until_us=None if until is None else _instant(until, zone, end=True),
+            limit=asked,
+        )
+    if output == "table":
+        shown = found if limit is not None else found[-TABLE_ROWS:]
+        click.echo(_table([_row(task, zone) for task in shown]))
+        older = len(found) - len(shown)
+        if older:
+            count = f"{older:,}" if older <= COUNTED_MAX else f"more than {COUNTED_MAX:,}"
+            click.echo(f"\nThe newest {TABLE_ROWS}; {count} older. All of them: --limit N, or --format json or csv.")
+        return
+    rows = [_row(task, zone) for task in found]
+    if output == "json":
+        write(json_text({"schema": 1, "tasks": rows}))
+    else:
+        write(csv_text([Column(key, "") for key in _KEYS], rows))
+
+
+def _row(task: TaskRow, timezone: str) -> dict[str, Any]:
+    from zoneinfo import ZoneInfo
+
+    from costguard import money
+    from costguard.budgets import from_us
+
+    # Where the outcome is open and nothing was charged yet, what it was charged is unknown, not zero.
+    charged = None if task.basis is None and task.status in _OPEN else money.to_usd(task.charged)
+    return {
+        "task_uuid": task.task_uuid,
+        "project": task.project,
+        "model": task.model,
+        "status": task.status,
+        "held": money.to_usd(task.held),
+        "charged": charged,
+        "basis": task.basis,
+        "admitted_at": from_us(task.at_us).astimezone(ZoneInfo(timezone)),
+        "day": task.day,
+        "task_type": task.task_type,
+        "delivery": task.delivery,
+        "expected": None if task.expected is None else money.to_usd(task.expected),
+        "upper": None if task.upper is None else money.to_usd(task.upper),
+        "attempts": task.attempts,
+        "odd": task.odd,
+        "reason": task.reason,
+        "tags": json.loads(task.tags),
+    }
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    """One line a task where the width allows it, else two, so that no identifier is folded."""
+    from costguard.reports.output import Column, table_text, terminal_width
+
+    if not rows:
+        return "No tasks."
+    money = (Column("held", "Held", number=True), Column("charged", "Charged", number=True))
+    width = terminal_width()
+    columns: tuple[Column, ...] = (
+        Column("task_uuid", "Task", whole=True),
+        Column("project", "Project"),
+        Column("model", "Model"),
+        Column("admitted_at", "Admitted", whole=True),
+        Column("status", "Status", whole=True),
+        *money,
+        Column("basis", "Basis", whole=True),
+    )
+    if width is None or width >= _ONE_LINE_CHARS:
+        return table_text(columns, rows)
+    stacked = [
+        {
+            **row,
+            "task": f"{row['task_uuid']}\n{row['project']} {row['model']}",
+            "state": f"{row['status']}{' (' + row['basis'] + ')' if row['basis'] else ''}\n"
+            f"{row['admitted_at']:%Y-%m-%d %H:%M}",
+        }
+        for row in rows
+    ]
+    return table_text((Column("task", "Task"), Column("state", "Status", whole=True), *money), stacked)
+
+
+_ONE_LINE_CHARS = 150
+
+_KEYS = (
+    "task_uuid", "project", "model", "status", "held", "charged", "basis", "admitted_at", "day", "task_type",
+    "delivery", "expected", "upper", "attempts", "odd", "reason", "tags",
+)  # fmt: skip
+
+
+def _instant(moment: date | datetime, timezone: str, *, end: bool) -> int:
+    """UTC microseconds of a time, or of the first instant (with `end`: past the last) of a day."""
+    from datetime import time
+    from zoneinfo import ZoneInfo
+
+    from costguard.budgets import to_us, window_at
+
+    zone = ZoneInfo(timezone)
+    if isinstance(moment, datetime):
+        return to_us(moment if moment.utcoffset() is not None else moment.replace(tzinfo=zone))
+    # Noon is in the day whatever its clocks do at midnight.
+    window = window_at("day", timezone, to_us(datetime.combine(moment, time(12), zone)))
+    return window.end_us if end and window.end_us is not None else window.start_us
+
+
+COMMANDS = (tasks,)

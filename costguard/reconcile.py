@@ -1,0 +1,142 @@
+"""Ask the provider what became of tasks whose outcome is unknown, and book what it says."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from costguard.errors import ConfigurationError
+from costguard.settlement import Finding
+from costguard.wire import native
+
+if TYPE_CHECKING:
+    from costguard.guard import Guard
+
+BATCH_TASKS = 50
+"""Tasks asked for in one request."""
+
+Progress = Callable[[int, int], object]
+"""Told after each request: tasks asked so far, tasks to ask in all."""
+
+_AGE = re.compile(r"(\d+)\s*(s|m|h|d)?")
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@dataclass(slots=True)
+class Reconciliation:
+    """What became of every task that was asked for."""
+
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def settled(self) -> list[Finding]:
+        """Tasks that were billed, and are booked now."""
+        return [finding for finding in self.findings if finding.outcome == "settled"]
+
+    @property
+    def released(self) -> list[Finding]:
+        """Tasks that were not billed."""
+        return [finding for finding in self.findings if finding.outcome == "released"]
+
+    @property
+    def left(self) -> list[Finding]:
+        """Tasks that stay as they are, each with its reason."""
+        return [finding for finding in self.findings if finding.outcome not in ("settled", "released")]
+
+
+def parse_age(age: str | int | timedelta) -> int:
+    """`"60s"`, `"5m"`, `"2h"`, `"1d"`, whole seconds or a timedelta, as microseconds."""
+    if isinstance(age, timedelta) and age >= timedelta(0):
+        return age // timedelta(microseconds=1)
+    if isinstance(age, int) and not isinstance(age, bool) and age >= 0:
+        return age * 1_000_000
+    match = _AGE.fullmatch(age.strip()) if isinstance(age, str) else None
+    if match is None:
+        raise ConfigurationError(f"min_age: {age!r} is not an age such as '60s', '5m', '2h' or '1d'")
+    return int(match[1]) * _UNITS_S[match[2] or "s"] * 1_000_000
+
+
+def reconcile(guard: Guard, client: Any, min_age_us: int, progress: Progress | None) -> Reconciliation:
+    """Drive `_questions` with a synchronous client."""
+    flow, url = _questions(guard, min_age_us, progress), _endpoint(client)
+    try:
+        body = next(flow)
+        while True:
+            try:
+                response = client.post(url, content=body, headers=_HEADERS)
+                answer = (response.status_code, response.content)
+            except Exception as error:  # noqa: BLE001  the flow says it in its findings
+                body = flow.throw(error)
+            else:
+                body = flow.send(answer)
+    except StopIteration as end:
+        found: Reconciliation = end.value
+        return found
+
+
+async def areconcile(guard: Guard, client: Any, min_age_us: int, progress: Progress | None) -> Reconciliation:
+    """Drive `_questions` with an asynchronous client; the ledger's work is done off the loop."""
+    flow, url = _questions(guard, min_age_us, progress), _endpoint(client)
+    step = await guard.offload(lambda: _step(flow, None, None))
+    while not isinstance(step, Reconciliation):
+        answer, failure = None, None
+        try:
+            response = await client.post(url, content=step, headers=_HEADERS)
+            answer = (response.status_code, await response.aread())
+        except Exception as error:  # noqa: BLE001  the flow says it in its findings
+            failure = error
+        step = await guard.offload(lambda: _step(flow, answer, failure))  # noqa: B023
+    return step
+
+
+_HEADERS = {"Content-Type": "application/json"}
+_Questions = Generator[bytes, tuple[int, bytes], Reconciliation]
+
+
+def _step(flow: _Questions, answer: tuple[int, bytes] | None, failure: Exception | None) -> bytes | Reconciliation:
+    try:
+        if failure is not None:
+            return flow.throw(failure)
+        return next(flow) if answer is None else flow.send(answer)
+    except StopIteration as end:
+        found: Reconciliation = end.value
+        return found
+
+
+def _questions(guard: Guard, min_age_us: int, progress: Progress | None) -> _Questions:
+    """Yield one request body after the other and be sent (status, body)."""
+    guard.settlement.drain()
+    now_us = guard.now_us()
+    uuids = list(
+        dict.fromkeys(
+            attempt.task_uuid
+            for attempt in guard.ledger.open_attempts()
+            if attempt.status == "unresolved" or now_us - attempt.at_us > min_age_us
+        )
+    )
+    found = Reconciliation()
+    for start in range(0, len(uuids), BATCH_TASKS):
+        batch = uuids[start : start + BATCH_TASKS]
+        try:
+            status, body = yield json.dumps(native.details_request(batch)).encode()
+        except Exception as error:  # noqa: BLE001  said in the findings; the next batch may fare better
+            reason = f"the provider could not be asked: {type(error).__name__}"
+            found.findings += [Finding(uuid, "open", reason) for uuid in batch]
+        else:
+            found.findings += guard.settlement.learn(batch, status, body, min_age_us)
+        if progress is not None:
+            progress(min(start + BATCH_TASKS, len(uuids)), len(uuids))
+    return found
+
+
+def _endpoint(client: Any) -> str:
+    """The client's base URL without its trailing slash; `/v1` if it has no path."""
+    base = getattr(client, "base_url", None)
+    url = "" if base is None else str(base).rstrip("/")
+    if not url:
+        raise ConfigurationError("reconcile: the client has no base_url; set it to https://api.runware.ai/v1")
+    return url if base is not None and base.path.strip("/") else f"{url}/v1"

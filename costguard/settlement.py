@@ -1,0 +1,333 @@
+"""Everything after a request was sent: every road by which the truth comes back leads through here."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from costguard import money
+from costguard.billing import Charge, charge_items
+from costguard.errors import ConfigurationError, LedgerError
+from costguard.gate import Admission, Held
+from costguard.ledger import Accept, Alert, Doubt, Ending, Observation, Release, Settle
+from costguard.ledger.book import OPEN, Ledger
+from costguard.ledger.reading import Attempt
+from costguard.prices import Price, PriceBook
+from costguard.wire import native, sse
+
+BACKLOG_MAX = 10_000
+"""Endings kept in memory while the ledger cannot be written; their holds stay, so no budget can leak."""
+
+log = logging.getLogger("costguard")
+
+
+class Finding(NamedTuple):
+    """What asking after one task came to: `settled`, `released` or `open`, and why."""
+
+    task_uuid: str
+    outcome: str
+    reason: str
+
+
+class Settlement:
+    """Turns what comes back into entries of the ledger."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        prices: PriceBook,
+        *,
+        now_us: Callable[[], int],
+        fire: Callable[[Iterable[Alert]], None],
+    ) -> None:
+        self._ledger = ledger
+        self._prices = prices
+        self._now_us = now_us
+        self._fire = fire
+        self._backlog: deque[tuple[int, Sequence[Ending]]] = deque(maxlen=BACKLOG_MAX)
+        self._backlog_lock = threading.Lock()
+
+    # -- the direct response --------------------------------------------------------------------
+
+    def conclude(self, admission: Admission, status: int, body: bytes) -> None:
+        """A whole response arrived: settle, release or leave unresolved every task of the POST."""
+        envelope = native.parse_response(body)
+        judgement = native.judge(admission.tasks, status, envelope)
+        self._record(
+            admission, {uuid: self._ending(held, judgement.endings[uuid]) for uuid, held in admission.held.items()}
+        )
+        for uuid, verdict in judgement.others.items():
+            self._observe(uuid, verdict, envelope)
+        if envelope and 200 <= status < 300:
+            for details in envelope.details:
+                self._learn(details)
+
+    def listen(self, admission: Admission, encoding: str) -> StreamListener:
+        """A listener for the stream that answers `admission`; `encoding` is its Content-Encoding."""
+        return StreamListener(self, admission, encoding)
+
+    def conclude_stream(self, admission: Admission, stream: sse.Reader, cut: str | None) -> None:
+        """A stream ended; `cut` says how it was cut, None if it was read to its end."""
+        self._record(
+            admission,
+            {uuid: self._stream_ending(held, stream.outcome(uuid), cut) for uuid, held in admission.held.items()},
+        )
+
+    def _stream_ending(self, held: Held, heard: sse.Outcome, cut: str | None) -> Ending | None:
+        evidence = {"frames": heard.frames, "text_length": heard.text_length}
+        if cut is None and not heard.is_done:
+            cut = "the stream ended without [DONE]"
+        if heard.items and (cut is None or heard.has_figures):
+            return self._ending(held, native.Success(heard.items))
+        if heard.errors and not heard.text_length and not any(error.doubtful for error in heard.errors):
+            return Release(held.attempt_id, f"error {heard.errors[0].code}".strip())
+        if heard.errors:
+            return Doubt(held.attempt_id, f"error in the stream {heard.errors[0].code}".strip(), evidence)
+        return Doubt(held.attempt_id, cut or "the stream said nothing of the task", evidence)
+
+    def _ending(self, held: Held, verdict: native.Ending) -> Ending | None:
+        match verdict:
+            case native.Success():
+                charge = charge_items(
+                    [item.figures for item in verdict.items],
+                    price=held.estimate.price,
+                    prompt_expected={m: count.expected for m, count in held.estimate.prompt.items()},
+                    expected_nanos=_per_result(held.estimate.expected_nanos, held.estimate.results),
+                )
+                if charge is None:
+                    return Doubt(held.attempt_id, "no figure came, and none can be computed")
+                keys = native.result_keys(verdict.items)
+                return Settle(held.attempt_id, charge, keys, verdict.partial, verdict.reason or None)
+            case native.Refused():
+                return Release(held.attempt_id, verdict.reason)
+            case native.Doubt():
+                return Doubt(held.attempt_id, verdict.reason)
+            case native.Ack():
+                return Accept(held.attempt_id)
+
+    def never_sent(self, admission: Admission, reason: str) -> None:
+        """The request surely never left: all holds of it go back."""
+        self._record(admission, {uuid: Release(held.attempt_id, reason) for uuid, held in admission.held.items()})
+
+    def lose(self, admission: Admission, reason: str) -> None:
+        """The request was sent and its outcome is unknown: possibly billed, so it stays held."""
+        self._record(admission, {uuid: Doubt(held.attempt_id, reason) for uuid, held in admission.held.items()})
+
+    def _record(self, admission: Admission, endings: Mapping[str, Ending | None]) -> None:
+        """Write endings; should the ledger fail, keep them for later: the answer is the caller's to have."""
+        for uuid, ending in endings.items():
+            _tell(admission.held[uuid], ending)
+        written = [ending for ending in endings.values() if ending is not None]
+        if not written:
+            return
+        at_us = self._now_us()
+        try:
+            alerts = self._ledger.conclude(at_us, written)
+        except LedgerError as error:
+            self._backlog.append((at_us, written))
+            log.error("the ledger could not be written; the call stays held and is written later: %s", error)
+        else:
+            self._fire(alerts)
+
+    def drain(self) -> None:
+        """Write what could not be written before; LedgerError if it still cannot."""
+        while self._backlog:
+            with self._backlog_lock:
+                if not self._backlog:
+                    return
+                at_us, endings = self._backlog[0]
+                alerts = self._ledger.conclude(at_us, endings)
+                self._backlog.popleft()
+            self._fire(alerts)
+
+    # -- every other road -----------------------------------------------------------------------
+
+    def observe(self, payload: object) -> int:
+        """See `Guard.observe`."""
+        envelope = native.read_payload(payload)
+        if envelope is None:
+            raise ConfigurationError("observe: expected a result of Runware's as JSON text, bytes, dict or list")
+        changes = sum(self._observe(uuid, verdict, envelope) for uuid, verdict in native.outcomes(envelope).items())
+        return changes + sum(self._learn(details)[1] for details in envelope.details)
+
+    def _observe(self, task_uuid: str, verdict: native.Ending, envelope: native.Envelope | None) -> int:
+        """One task's verdict from a poll or webhook; returns the number of changes."""
+        attempts = self._ledger.attempts(task_uuid)
+        if not attempts:
+            if not isinstance(verdict, native.Doubt):
+                log.info("task %s is not in this ledger: what came of it is not recorded", task_uuid)
+            return 0
+        still_open = [attempt for attempt in attempts if attempt.status in OPEN]
+        match verdict:
+            case native.Success():
+                failed = any(error.task_uuid == task_uuid for error in (envelope.errors if envelope else ()))
+                results = self._charges(attempts[0], verdict.items, distinct=False)
+                over = failed and not verdict.partial and len(still_open) == 1
+                return self._note(Observation(task_uuid, results, settled_all=over))
+            case native.Refused() if len(still_open) == 1:
+                return self._note(Observation(task_uuid, settled_all=True, release=verdict.reason))
+            case native.Doubt():
+                alerts = self._ledger.conclude(
+                    self._now_us(), [Doubt(attempt.id, verdict.reason) for attempt in still_open]
+                )
+                self._fire(alerts)
+        return 0
+
+    def _note(self, seen: Observation) -> int:
+        alerts, changes = self._ledger.observe(self._now_us(), seen)
+        self._fire(alerts)
+        return changes
+
+    def _charges(
+        self, attempt: Attempt, items: Sequence[native.Item], *, distinct: bool
+    ) -> tuple[tuple[str, Charge], ...]:
+        """Key and charge of each result. `distinct`: equal keys are different results, not repetitions."""
+        counts = json.loads(attempt.estimate)
+        price = self._price(attempt)
+        charges = []
+        seen: dict[str, int] = {}
+        for key, item in zip(native.result_keys(items), items, strict=True):
+            n = seen[key] = seen.get(key, -1) + 1
+            if n and not distinct:
+                continue
+            charge = charge_items(
+                [item.figures],
+                price=price,
+                prompt_expected={m: count[0] for m, count in counts.items() if m != "completion"},
+                expected_nanos=_per_result(attempt.expected, attempt.results),
+            )
+            if charge is not None:
+                charges.append((f"{key}+{n}" if n else key, charge))
+        return tuple(charges)
+
+    def _price(self, attempt: Attempt) -> Price | None:
+        known = self._prices.find(attempt.model)
+        try:
+            return known.at(attempt.at_us) if known else None
+        except ConfigurationError:
+            return None
+
+    # -- getTaskDetails -------------------------------------------------------------------------
+
+    def _learn(self, details: native.Details) -> tuple[str, int]:
+        """What the provider's record says of one task: (reason it stays open or "", changes)."""
+        attempts = self._ledger.attempts(details.task_uuid)
+        if not attempts:
+            return "it is not in this ledger", 0
+        envelope = details.envelope
+        if envelope is None or not (envelope.items or envelope.errors):
+            return "the provider has no response for it yet", 0
+        results = [item for item in envelope.items if item.has_result and item.status != "processing"]
+        waiting = len(results) < len(envelope.items)
+        if not results:
+            if waiting:
+                return "it is still being processed", 0
+            code = envelope.errors[0].code
+            seen = Observation(
+                details.task_uuid, settled_all=True, release=f"getTaskDetails shows only errors {code}".strip()
+            )
+            return "", self._note(seen)
+        charges = self._charges(attempts[0], results, distinct=len(attempts) > 1)
+        if len(charges) < len(results) and len(attempts) > 1:
+            return "a result without a figure, and none can be computed", self._note(
+                Observation(details.task_uuid, charges)
+            )
+        seen = Observation(
+            details.task_uuid,
+            charges,
+            settled_all=not waiting and bool(charges),
+            release="getTaskDetails shows no further results",
+        )
+        return "more results are under way" if waiting else "", self._note(seen)
+
+    def learn(self, asked: Iterable[str], status: int, body: bytes, min_age_us: int) -> list[Finding]:
+        """Book the answer to `getTaskDetails` for the tasks `asked`; what became of each.
+
+        A task the provider does not know is released if the process that sent it is dead or its request
+        ended more than `min_age_us` ago; a live one never is.
+        """
+        envelope = native.parse_response(body) if 200 <= status < 500 else None
+        if envelope is None:
+            return [Finding(uuid, "open", f"the provider answered http {status}") for uuid in asked]
+        details = {found.task_uuid: found for found in envelope.details}
+        errors = {error.task_uuid: error for error in envelope.errors}
+        findings = []
+        for uuid in asked:
+            reason = "the provider's answer does not mention it"
+            if uuid in details:
+                reason, _ = self._learn(details[uuid])
+            elif uuid in errors or "" in errors:
+                error = errors.get(uuid) or errors[""]
+                if uuid in errors and error.not_found:
+                    reason = self._not_found(uuid, min_age_us)
+                else:
+                    reason = f"the provider answered {error.code or f'http {status}'}"
+            findings.append(self._found(uuid, reason))
+        return findings
+
+    def _not_found(self, task_uuid: str, min_age_us: int) -> str:
+        reason = "the provider does not know it"
+        self._fire(self._ledger.release_unknown(self._now_us(), task_uuid, min_age_us, reason))
+        return f"{reason}, but it was sent too lately or its process still runs"
+
+    def _found(self, task_uuid: str, reason: str) -> Finding:
+        task = self._ledger.task(task_uuid)
+        if task is None:
+            return Finding(task_uuid, "open", reason)
+        if task.status in OPEN:
+            return Finding(task_uuid, "open", reason or task.reason or "it is not settled")
+        return Finding(task_uuid, task.status, task.reason or "")
+
+
+class StreamListener:
+    """Hears one stream and settles its tasks when it ends. Feeding never blocks and never raises."""
+
+    def __init__(self, settlement: Settlement, admission: Admission, encoding: str) -> None:
+        self._settlement = settlement
+        self._admission = admission
+        self._reader = sse.Reader({uuid: held.task.results for uuid, held in admission.held.items()})
+        self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 32) if encoding in ("gzip", "deflate") else None
+        self._cut = None if encoding in ("", "identity", "gzip", "deflate") else f"the stream is encoded as {encoding}"
+        self._ended = False
+
+    def feed(self, chunk: bytes) -> None:
+        """One chunk as it came over the wire."""
+        if self._cut is not None:
+            return
+        if self._inflate is not None:
+            try:
+                chunk = self._inflate.decompress(chunk)
+            except zlib.error:
+                self._cut = "the stream's encoding cannot be read"
+                return
+        self._reader.feed(chunk)
+
+    def end(self, cut: str | None) -> None:
+        """The stream is over; a second call changes nothing."""
+        if not self._ended:
+            self._ended = True
+            self._reader.finish()
+            self._settlement.conclude_stream(self._admission, self._reader, cut or self._cut)
+
+
+def _per_result(nanos: int | None, results: int) -> int | None:
+    return None if nanos is None else nanos // results
+
+
+def _tell(held: Held, ending: Ending | None) -> None:
+    """Keep the receipt up to date."""
+    receipt = held.receipt
+    match ending:
+        case Settle():
+            receipt.status = "unresolved" if ending.keep_rest else "settled"
+            receipt.charged = money.to_usd(ending.charge.nanos)
+            receipt.basis = ending.charge.basis
+        case Release():
+            receipt.status, receipt.charged = "released", money.to_usd(0)
+        case Doubt():
+            receipt.status = "unresolved"

@@ -194,7 +194,7 @@ def _fees(raw: Mapping[str, Any], price: Price) -> int:
     """Worst case of the features a task may use, nano-USD per result; unpriced ones raise."""
     total = 0
     tools = raw.get("tools")
-    for tool in tools if isinstance(tools, list) else []:
+    for tool in tools if isinstance(tools, list) else [tools] if tools else []:
         kind = tool.get("type") if isinstance(tool, Mapping) else None
         if kind == "function":
             continue

@@ -7,7 +7,7 @@ where that is unknown they count as the model's whole context, unless the caller
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import ROUND_CEILING, Decimal, InvalidOperation
 from typing import NamedTuple
 
 from costguard.errors import ConfigurationError
@@ -106,4 +106,4 @@ _SETTINGS = {"audios": "audio_s", "videos": "video_s", "documents": "pdf_pages"}
 
 
 def _up(number: Decimal) -> int:
-    return -int(-number // 1)
+    return int(number.to_integral_value(ROUND_CEILING))

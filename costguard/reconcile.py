@@ -47,6 +47,11 @@ class Reconciliation:
         """Tasks that stay as they are, each with its reason."""
         return [finding for finding in self.findings if finding.outcome not in ("settled", "released")]
 
+    @property
+    def answered(self) -> bool:
+        """False if there were tasks to ask for and the provider said nothing of any of them."""
+        return not self.findings or any(finding.told for finding in self.findings)
+
 
 def parse_age(age: str | int | timedelta) -> int:
     """`"60s"`, `"5m"`, `"2h"`, `"1d"`, whole seconds or a timedelta, as microseconds."""
@@ -125,7 +130,7 @@ def _questions(guard: Guard, min_age_us: int, progress: Progress | None) -> _Que
             status, body = yield json.dumps(native.details_request(batch)).encode()
         except Exception as error:  # noqa: BLE001  said in the findings; the next batch may fare better
             reason = f"the provider could not be asked: {type(error).__name__}"
-            found.findings += [Finding(uuid, "open", reason) for uuid in batch]
+            found.findings += [Finding(uuid, "open", reason, told=False) for uuid in batch]
         else:
             found.findings += guard.settlement.learn(batch, status, body, min_age_us)
         if progress is not None:

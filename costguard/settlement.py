@@ -32,6 +32,8 @@ class Finding(NamedTuple):
     task_uuid: str
     outcome: str
     reason: str
+    told: bool = True
+    """False if the provider could not be asked, or refused to answer."""
 
 
 class Settlement:
@@ -152,6 +154,8 @@ class Settlement:
         envelope = native.read_payload(payload)
         if envelope is None:
             raise ConfigurationError("observe: expected a result of Runware's as JSON text, bytes, dict or list")
+        if not any(envelope):
+            log.info("what was observed tells of no task: nothing is recorded")
         changes = sum(self._observe(uuid, verdict, envelope) for uuid, verdict in native.outcomes(envelope).items())
         return changes + sum(self._learn(details)[1] for details in envelope.details)
 
@@ -251,9 +255,11 @@ class Settlement:
         A task the provider does not know is released if the process that sent it is dead or its request
         ended more than `min_age_us` ago; a live one never is.
         """
-        envelope = native.parse_response(body) if 200 <= status < 500 else None
+        succeeded = 200 <= status < 300
+        # Any other status, 401 above all, speaks of the question: "key not found" must release nothing.
+        envelope = native.parse_response(body) if succeeded or status in (400, 404) else None
         if envelope is None:
-            return [Finding(uuid, "open", f"the provider answered http {status}") for uuid in asked]
+            return [Finding(uuid, "open", f"the provider answered http {status}", told=False) for uuid in asked]
         details = {found.task_uuid: found for found in envelope.details}
         errors = {error.task_uuid: error for error in envelope.errors}
         findings = []
@@ -267,7 +273,8 @@ class Settlement:
                     reason = self._not_found(uuid, min_age_us)
                 else:
                     reason = f"the provider answered {error.code or f'http {status}'}"
-            findings.append(self._found(uuid, reason))
+            told = succeeded or uuid in details or uuid in errors
+            findings.append(self._found(uuid, reason)._replace(told=told))
         return findings
 
     def _not_found(self, task_uuid: str, min_age_us: int) -> str:

@@ -205,6 +205,34 @@ class MomentType(_Checked):
         return moment
 
 
+class AgeType(_Checked):
+    """How long ago, as `60s`, `5m`, `2h` or `1d`."""
+
+    name = "age"
+
+    def read(self, value: str) -> str:
+        """The same text."""
+        from costguard.reconcile import parse_age
+
+        parse_age(value)
+        return value
+
+
+class EndpointType(_Checked):
+    """The address of an API."""
+
+    name = "url"
+
+    def read(self, value: str) -> str:
+        """The same text."""
+        from urllib.parse import urlsplit
+
+        parts = urlsplit(value)
+        if parts.scheme not in ("https", "http") or not parts.hostname:
+            raise ValueError(f"{value!r} is not an address such as https://api.runware.ai/v1")
+        return value
+
+
 class PercentsType(_Checked):
     """Whole percents joined by commas."""
 
@@ -237,4 +265,4 @@ class MediaMaxType(_Checked):
 
 
 PROJECT, AMOUNT, ZONE, MONTH, MOMENT = ProjectType(), AmountType(), ZoneType(), MonthType(), MomentType()
-PERCENTS, MEDIA_MAX = PercentsType(), MediaMaxType()
+AGE, ENDPOINT, PERCENTS, MEDIA_MAX = AgeType(), EndpointType(), PercentsType(), MediaMaxType()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from costguard.budgets import ACTIONS, PERIODS
+from costguard.budgets import ACTIONS, PERIODS, make_budget
 from costguard.cli.app import AMOUNT, PERCENTS, PROJECT, ZONE, Session, format_option, pass_session, write
 from costguard.errors import ConfigurationError
 
@@ -27,21 +27,34 @@ def budget() -> None:
 @click.option("--timezone", type=ZONE, default="UTC", show_default=True, help="Where the window begins at midnight.")
 @click.option("--warn", "warn_at", type=PERCENTS, default="", help="Alert at these percents, such as 50,80,100.")
 @click.option("--action", type=click.Choice(ACTIONS), default="block", show_default=True, help="When it is exceeded.")
+@click.option("--floor", type=int, default=1, help="The fewest maxTokens that the action clamp lowers a call to.")
+@click.option("--wait", type=float, default=0, help="Seconds a call may wait for held money before it is refused.")
 @pass_session
 def set_(
-    session: Session, project: str, amount: Decimal, per: str, timezone: str, warn_at: tuple[int, ...], action: str
+    session: Session,
+    project: str,
+    amount: Decimal,
+    per: str,
+    timezone: str,
+    warn_at: tuple[int, ...],
+    action: str,
+    floor: int,
+    wait: float,
 ) -> None:
     """Limit PROJECT, and all below it, to AMOUNT USD.
 
     PROJECT is a path such as acme/search; / is all projects. A budget that exists (same project and
     window) is replaced by what is stated; what it has spent and holds stays. Makes the ledger if there is none.
     """
+    try:
+        new = make_budget(
+            project, amount, per=per, timezone=timezone, warn_at=warn_at, action=action, floor=floor, wait=wait
+        )
+    except ConfigurationError as error:
+        raise click.UsageError(str(error)) from error
     with session.guard(create=True) as guard:
         before = [known for known in guard.budgets() if (known.project, known.per) == (project, per)]
-        try:
-            new = guard.set_budget(project, amount, per=per, timezone=timezone, warn_at=warn_at, action=action)
-        except ConfigurationError as error:
-            raise click.UsageError(str(error)) from error
+        guard.ledger.set_budget(new, guard.now_us())
         click.echo(_sentence(new))
         if before and before[0] != new:
             click.echo(f"before: {_sentence(before[0])}")
@@ -63,6 +76,8 @@ def list_(session: Session, output: str) -> None:
                 "limit": found.limit,
                 "warn_at": list(found.warn_at),
                 "action": found.action,
+                "floor_tokens": found.floor_tokens,
+                "wait_s": found.wait_ms / 1000,
             }
             for found in guard.budgets()
         ]
@@ -73,6 +88,8 @@ def list_(session: Session, output: str) -> None:
         Column("timezone", "Time zone"),
         Column("warn_at", "Alerts at"),
         Column("action", "Action"),
+        Column("floor_tokens", "Floor", number=True),
+        Column("wait_s", "Wait s", number=True),
     )
     joined = [{**row, "warn_at": ",".join(map(str, row["warn_at"]))} for row in rows]
     if output == "json":
@@ -99,7 +116,9 @@ def _sentence(known: Budget) -> str:
     from costguard.reports.output import usd
 
     alerts = f", alerts at {', '.join(map(str, known.warn_at))} %" if known.warn_at else ""
-    return f"{known}: {usd(known.limit)} USD, {known.timezone}, {known.action}{alerts}"
+    floor = f", floor {known.floor_tokens:,} tokens" if known.action == "clamp" else ""
+    wait = f", waits up to {known.wait_ms / 1000:g} s" if known.wait_ms else ""
+    return f"{known}: {usd(known.limit)} USD, {known.timezone}, {known.action}{floor}{wait}{alerts}"
 
 
 COMMANDS = (budget,)

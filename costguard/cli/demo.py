@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import tempfile
-import textwrap
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +12,8 @@ from costguard.cli import status
 from costguard.errors import BudgetExceeded, ConfigurationError, LedgerError
 
 if TYPE_CHECKING:
+    import logging
+
     import httpx
 
     from costguard.guard import Guard
@@ -44,8 +44,13 @@ provider says it cost.
 )
 def demo(keep: Path | None) -> None:
     """See it work: no key, no internet, nothing billed."""
+    import tempfile
+
     if keep is not None and keep.expanduser().exists():
         raise ConfigurationError(f"--keep: {keep} exists; name a new file")
+    mode = os.environ.get("COSTGUARD") or "enforce"
+    if mode != "enforce":
+        raise ConfigurationError(f"COSTGUARD={mode} is set, and would turn off what the demo shows; unset it")
     with tempfile.TemporaryDirectory(prefix="costguard-demo-") as folder:
         _run(Path(folder) / "costguard.db" if keep is None else keep.expanduser())
     if keep is not None:
@@ -73,7 +78,6 @@ def _run(path: Path) -> None:
         ) as guard,
         httpx.Client(base_url=url, trust_env=False) as client,
     ):
-        guard.mode = "enforce"  # whatever COSTGUARD says
         guard.set_budget("demo", LIMIT_USD, per="month", timezone="UTC", warn_at=(50, 80))
         guard.wrap(client)
         click.echo(_line("Call, USD", "Expected", "Upper", "Charged"))
@@ -97,6 +101,8 @@ def _run(path: Path) -> None:
 
 def _call(guard: Guard, client: httpx.Client, seed: Seed) -> None:
     """One guarded call and its line: what was expected, held and charged."""
+    import textwrap
+
     from costguard import money
     from costguard.reports.output import usd
 

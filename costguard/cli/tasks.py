@@ -97,6 +97,7 @@ def _row(task: TaskRow, timezone: str) -> dict[str, Any]:
         "expected": None if task.expected is None else money.to_usd(task.expected),
         "upper": None if task.upper is None else money.to_usd(task.upper),
         "attempts": task.attempts,
+        "clamped_from": task.clamped_from,
         "odd": task.odd,
         "reason": task.reason,
         "tags": json.loads(task.tags),
@@ -138,7 +139,7 @@ _ONE_LINE_CHARS = 150
 
 _KEYS = (
     "task_uuid", "project", "model", "status", "held", "charged", "basis", "admitted_at", "day", "task_type",
-    "delivery", "expected", "upper", "attempts", "odd", "reason", "tags",
+    "delivery", "expected", "upper", "attempts", "clamped_from", "odd", "reason", "tags",
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from costguard.billing import Charge, Line
 from costguard.budgets import Budget, Window, day_of, thresholds_crossed, window_at
@@ -38,6 +39,38 @@ EXCEEDED = "exceeded"
 
 OPEN = ("held", "unresolved")
 """Statuses of attempts whose money is set aside."""
+
+
+_STATES = (
+    "SELECT b."
+    + BUDGET.replace(", ", ", b.")
+    + ", w.window_us, w.spent, w.held FROM budgets b LEFT JOIN balances w ON w.budget_id = b.id"
+    " AND w.window_us = (SELECT max(l.window_us) FROM balances l WHERE l.budget_id = b.id)"
+    " WHERE b.project IN ({})"
+)
+
+
+_CHARGE = (
+    "at_us, attempt_id, kind, held, spent, reason, basis, cost_nanos, total_nanos, computed_nanos, price_id,"
+    " prompt_tokens, completion_tokens, reasoning_tokens, cached_tokens, cache_reading, odd, results, notes, raw,"
+    " result_keys, direct"
+)
+_CHARGE_FIELDS = _CHARGE.count(",") + 1
+_NOTHING_BILLED = Line("unitemized", "", 0, 0)
+
+
+class _State(NamedTuple):
+    """A budget and the balance of one of its windows (None per task)."""
+
+    budget_id: int
+    budget: Budget
+    window: Window | None
+    spent: int
+    held: int
+
+    @property
+    def remaining(self) -> int:
+        return self.budget.limit_nanos - self.spent - self.held
 
 
 def _wall_clock_us() -> int:
@@ -80,17 +113,17 @@ class Ledger(Reading):
     def _admit(
         self, tx: Tx, project: str, at_us: int, tasks: Sequence[NewAttempt], enforce: bool
     ) -> tuple[Admitted | Refused | Unpriced, tuple[int, int] | None]:
-        budgets = self._budgets_over(tx, project)
+        states = self._states(tx, project, at_us)
         uppers = [task.upper if task.upper is not None else self._ceiling(tx, task) for task in tasks]
-        hard = [budget for _, budget in budgets if budget.hard] if enforce else []
-        if hard and None in uppers:
-            return Unpriced(tasks[uppers.index(None)], hard[0]), None
+        if enforce and None in uppers:
+            hard = next((state.budget for state in states if state.budget.hard), None)
+            if hard is not None:
+                return Unpriced(tasks[uppers.index(None)], hard), None
         amounts = [upper or 0 for upper in uppers]
         total = sum(amounts)
-        states = self._states(tx, budgets, at_us)
         unfit = self._unfit(states, amounts, total)
         if unfit and enforce:
-            return self._refuse(tx, min(unfit, key=lambda found: found[2])), None
+            return self._refuse(tx, *min(unfit, key=lambda found: found[0].remaining)), None
 
         day = day_of(self.timezone, at_us)
         owner = self._owner_id(tx)
@@ -100,8 +133,8 @@ class Ledger(Reading):
         for task, upper, amount in zip(tasks, uppers, amounts, strict=True):
             (attempt_id,) = tx.one(
                 "INSERT INTO attempts (task_uuid, project, task_type, model, delivery, results, at_us, day,"
-                " upper, expected, price_id, estimate, tags, clamped_from, owner_id, status, held, charged)"
-                " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,'held',?,0) RETURNING id",
+                " upper, expected, price_id, estimate, tags, clamped_from, owner_id, status, held, charged, seen)"
+                " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,'held',?,0,0) RETURNING id",
                 (
                     task.task_uuid, project, task.task_type, task.model, task.delivery, task.results, at_us,
                     day, upper, task.expected, task.price_id, task.estimate, task.tags, task.clamped_from,
@@ -109,12 +142,13 @@ class Ledger(Reading):
                 ),
             ) or (0,)  # fmt: skip
             ids.append(attempt_id)
-            for budget_id, budget, window, balance in states:
+            for state in states:
+                budget, window = state.budget, state.window
                 holds.append(
                     (
-                        attempt_id, budget_id, budget.project, budget.per, window.start_us if window else 0,
-                        window.end_us if window else None, budget.limit_nanos, balance[0],
-                        balance[1] + held if window else 0, int(enforce and budget.hard),
+                        attempt_id, state.budget_id, budget.project, budget.per, window.start_us if window else 0,
+                        window.end_us if window else None, budget.limit_nanos, state.spent,
+                        state.held + held if window else 0, int(enforce and budget.hard),
                     )
                 )  # fmt: skip
             held += amount
@@ -125,32 +159,30 @@ class Ledger(Reading):
         tx.many("INSERT INTO holds VALUES (?,?,?,?,?,?,?,?,?,?)", holds)
         tx.many(
             "UPDATE balances SET held = held + ? WHERE budget_id = ? AND window_us = ?",
-            [(total, budget_id, window.start_us) for budget_id, _, window, _ in states if window],
+            [(total, state.budget_id, state.window.start_us) for state in states if state.window],
         )
-        over = () if enforce else tuple(found[1] for found in unfit if found[1].hard)
+        over = () if enforce else tuple(state.budget for state, _ in unfit)
         return Admitted(tuple(ids), tuple(uppers), over), owner
 
-    def _budgets_over(self, tx: Tx, project: str) -> list[tuple[int, Budget]]:
-        path = ancestors(project)
-        rows = tx.all(f"SELECT {BUDGET} FROM budgets WHERE project IN ({marks(len(path))})", path)
-        return [(row[0], read_budget(*row[1:])) for row in rows]
+    def _states(self, tx: Tx, project: str, at_us: int, *, create: bool = True) -> list[_State]:
+        """Every budget of the path with the balance of its window at `at_us`.
 
-    def _states(
-        self, tx: Tx, budgets: Iterable[tuple[int, Budget]], at_us: int
-    ) -> list[tuple[int, Budget, Window | None, tuple[int, int]]]:
-        """Each budget with its window at `at_us` (None per task) and that window's (spent, held)."""
-        states: list[tuple[int, Budget, Window | None, tuple[int, int]]] = []
-        for budget_id, budget in budgets:
+        A window that has no balance yet is started (`create`) or left out.
+        """
+        path = ancestors(project)
+        states = []
+        for budget_id, *row, window_us, spent, held in tx.all(_STATES.format(marks(len(path))) + tx.for_update, path):
+            budget = read_budget(*row)
             if budget.per == "task":
-                states.append((budget_id, budget, None, (0, 0)))
+                states.append(_State(budget_id, budget, None, 0, 0))
                 continue
             window = window_at(budget.per, budget.timezone, at_us)
-            row = tx.one(
-                "SELECT spent, held FROM balances WHERE budget_id = ? AND window_us = ?" + tx.for_update,
-                (budget_id, window.start_us),
-            )
-            balance = row if row else self._open_balance(tx, budget_id, budget, window)
-            states.append((budget_id, budget, window, (balance[0], balance[1])))
+            # The row is that of the latest window, which nearly always is the one asked for.
+            balance = (spent, held) if window_us == window.start_us else self._balance(tx, budget_id, window)
+            if balance is None and create:
+                balance = self._open_balance(tx, budget_id, budget, window)
+            if balance is not None:
+                states.append(_State(budget_id, budget, window, *balance))
         return states
 
     def _open_balance(self, tx: Tx, budget_id: int, budget: Budget, window: Window) -> tuple[int, int]:
@@ -160,31 +192,24 @@ class Ledger(Reading):
         return balance
 
     @staticmethod
-    def _unfit(
-        states: Iterable[tuple[int, Budget, Window | None, tuple[int, int]]],
-        amounts: Sequence[int],
-        total: int,
-    ) -> list[tuple[int, Budget, int, int, Window | None]]:
-        """Hard budgets without room: (id, budget, remaining, requested, window)."""
+    def _unfit(states: Iterable[_State], amounts: Sequence[int], total: int) -> list[tuple[_State, int]]:
+        """Hard budgets without room, each with the amount that does not fit."""
         unfit = []
-        for budget_id, budget, window, (spent, held) in states:
-            if not budget.hard:
+        for state in states:
+            if not state.budget.hard:
                 continue
-            requested = total if window else max(amounts)
-            remaining = budget.limit_nanos - spent - held
-            if requested > remaining or budget.limit_nanos == 0:
-                unfit.append((budget_id, budget, remaining, requested, window))
+            requested = total if state.window else max(amounts)
+            if requested > state.remaining or state.budget.limit_nanos == 0:
+                unfit.append((state, requested))
         return unfit
 
-    def _refuse(self, tx: Tx, found: tuple[int, Budget, int, int, Window | None]) -> Refused:
-        _, budget, remaining, requested, window = found
-        doubtful = 0
-        held = 0
-        if window:
-            attempts = self._open(tx, budget.project, window)
+    def _refuse(self, tx: Tx, state: _State, requested: int) -> Refused:
+        doubtful = held = 0
+        if state.window:
+            attempts = self._open(tx, state.budget.project, state.window)
             held = sum(attempt.held for attempt in attempts)
             doubtful = sum(attempt.held for attempt in attempts if attempt.status == "unresolved")
-        return Refused(budget, window, requested, remaining, doubtful, held)
+        return Refused(state.budget, state.window, requested, state.remaining, doubtful, held)
 
     def claim_refusal(self, refused: Refused, at_us: int) -> tuple[Alert, ...]:
         """The alert of a window's first refusal, to the one process that is to fire it."""
@@ -243,10 +268,15 @@ class Ledger(Reading):
         return tuple(alerts)
 
     def _conclude(self, tx: Tx, at_us: int, ending: Ending) -> list[Alert]:
-        row = tx.one(f"SELECT {ATTEMPT} FROM attempts WHERE id = ?", (ending.attempt_id,))
+        row = tx.one(
+            f"SELECT {ATTEMPT}, EXISTS (SELECT 1 FROM attempts b WHERE b.task_uuid = attempts.task_uuid"
+            " AND b.id <> attempts.id) FROM attempts WHERE id = ?",
+            (ending.attempt_id,),
+        )
         if row is None:
             raise ConfigurationError(f"the ledger knows no attempt {ending.attempt_id}")
-        attempt = Attempt._make(row)
+        *fields, siblings = row
+        attempt = Attempt._make(fields)
         if attempt.status not in OPEN:
             if not isinstance(ending, Settle) or self._is_booked(tx, attempt, ending.keys):
                 return []
@@ -258,15 +288,17 @@ class Ledger(Reading):
             )
         match ending:
             case Settle():
-                if self._is_observed(tx, attempt, ending.keys):
+                if siblings and self._is_observed(tx, attempt, ending.keys):
                     self._mark(tx, at_us, attempt, "unresolved", "its result was booked on another attempt")
                     return []
                 seen = ending.charge.results
                 held = _share(attempt, seen) if ending.keep_rest else 0
                 status = "unresolved" if held else "settled"
+                is_first = not siblings and not attempt.seen
                 return self._post(
-                    tx, at_us, attempt, held, ending.charge, ending.keys, status, ending.reason, direct=True
-                )
+                    tx, at_us, attempt, held, ending.charge, ending.keys, status, ending.reason,
+                    direct=True, is_first=is_first,
+                )  # fmt: skip
             case Release():
                 return self._post(tx, at_us, attempt, 0, None, (), "released", ending.reason)
             case Doubt():
@@ -285,27 +317,19 @@ class Ledger(Reading):
             (status, reason, json.dumps(dict(evidence)) if evidence else None, at_us, attempt.id),
         )
 
-    @staticmethod
-    def _is_observed(tx: Tx, attempt: Attempt, keys: Sequence[str]) -> bool:
-        """True if a poll or webhook brought these very results first, and they went to an older attempt."""
-        return bool(keys) and all(
-            tx.one(
-                "SELECT 1 FROM results WHERE task_uuid = ? AND result_key = ? AND attempt_id <> ? AND direct = 0",
-                (attempt.task_uuid, key, attempt.id),
-            )
-            for key in keys
-        )
+    def _is_observed(self, tx: Tx, attempt: Attempt, keys: Sequence[str]) -> bool:
+        """True if a poll or webhook brought these very results first, and they went to another attempt."""
+        elsewhere = {
+            key for key, other, direct in self._results(tx, attempt.task_uuid) if other != attempt.id and not direct
+        }
+        return bool(keys) and elsewhere.issuperset(keys)
 
-    @staticmethod
-    def _is_booked(tx: Tx, attempt: Attempt, keys: Sequence[str]) -> bool:
+    def _is_booked(self, tx: Tx, attempt: Attempt, keys: Sequence[str]) -> bool:
         """True if any of these results is charged already, on this attempt or by another road."""
-        return any(
-            tx.one(
-                "SELECT 1 FROM results WHERE task_uuid = ? AND result_key = ? AND (attempt_id = ? OR direct = 0)",
-                (attempt.task_uuid, key, attempt.id),
-            )
-            for key in keys
-        )
+        booked = {
+            key for key, other, direct in self._results(tx, attempt.task_uuid) if other == attempt.id or not direct
+        }
+        return not booked.isdisjoint(keys)
 
     def observe(self, at_us: int, seen: Observation) -> tuple[tuple[Alert, ...], int]:
         """Book what a poll, webhook or `getTaskDetails` tells of a task: (alerts, changes made).
@@ -319,8 +343,7 @@ class Ledger(Reading):
 
     def _observe(self, tx: Tx, at_us: int, seen: Observation, alerts: list[Alert]) -> int:
         alerts.clear()
-        rows = tx.all("SELECT result_key FROM results WHERE task_uuid = ?", (seen.task_uuid,))
-        known = Counter(row[0].partition("+")[0] for row in rows)
+        known = Counter(key.partition("+")[0] for key, _, _ in self._results(tx, seen.task_uuid))
         changes = 0
         for key, charge in seen.results:
             base, _, ordinal = key.partition("+")
@@ -331,7 +354,7 @@ class Ledger(Reading):
         for attempt in self._attempts(tx, seen.task_uuid):
             if attempt.status not in OPEN or not seen.settled_all:
                 continue
-            if self._results_of(tx, attempt):
+            if attempt.seen:
                 alerts += self._post(tx, at_us, attempt, 0, None, (), "settled", seen.reason or "no further results")
                 changes += 1
             elif seen.release is not None:
@@ -349,7 +372,7 @@ class Ledger(Reading):
             attempt = attempts[-1]
             alerts = self._withdraw(tx, at_us, attempt)
             return alerts + self._post(tx, at_us, attempt, 0, charge, (key,), "settled", seen.reason)
-        held = _share(attempt, self._results_of(tx, attempt) + charge.results)
+        held = _share(attempt, attempt.seen + charge.results)
         status = attempt.status if held else "settled"
         return self._post(tx, at_us, attempt, held, charge, (key,), status, seen.reason)
 
@@ -363,11 +386,6 @@ class Ledger(Reading):
             return []
         charge = _correction(-by_hand)
         return self._post(tx, at_us, attempt, attempt.held, charge, (), attempt.status, "the provider's figure came")
-
-    @staticmethod
-    def _results_of(tx: Tx, attempt: Attempt) -> int:
-        row = tx.one("SELECT coalesce(sum(results), 0) FROM charges WHERE attempt_id = ?", (attempt.id,))
-        return int(row[0]) if row else 0
 
     def release_unknown(self, at_us: int, task_uuid: str, min_age_us: int, reason: str) -> tuple[Alert, ...]:
         """Release the open attempts of a task that the provider does not know, never a live one.
@@ -418,31 +436,35 @@ class Ledger(Reading):
         reason: str | None,
         *,
         direct: bool = False,
+        is_first: bool = False,
     ) -> list[Alert]:
-        """The one place where money moves after admission: journal, charge, attempt, balances."""
-        spent = charge.nanos if charge else 0
-        (seq,) = tx.one(
-            "INSERT INTO entries (at_us, attempt_id, kind, held, spent, reason) VALUES (?,?,?,?,?,?) RETURNING seq",
-            (at_us, attempt.id, "charge" if charge else "release", held - attempt.held, spent, reason),
-        ) or (0,)
-        if charge:
-            self._write_charge(tx, seq, attempt, charge, keys, reason, direct)
+        """The one place where money moves after admission: journal, charge, attempt, balances.
+
+        `is_first`: the task is known to have no other attempt and no charge yet.
+        """
+        freed = held - attempt.held
+        if charge is None:
+            tx.run(
+                "INSERT INTO entries (at_us, attempt_id, kind, held, spent, reason) VALUES (?,?,'release',?,0,?)",
+                (at_us, attempt.id, freed, reason),
+            )
+        else:
+            self._write_charge(tx, at_us, attempt, freed, charge, keys, reason, direct=direct, is_first=is_first)
+        spent, seen = (charge.nanos, charge.results) if charge else (0, 0)
         tx.run(
-            "UPDATE attempts SET held = ?, charged = charged + ?, status = ?, reason = ?, ended_us = ? WHERE id = ?",
-            (held, spent, status, reason, at_us, attempt.id),
+            "UPDATE attempts SET held = ?, charged = charged + ?, seen = seen + ?, status = ?, reason = ?,"
+            " ended_us = ? WHERE id = ?",
+            (held, spent, seen, status, reason, at_us, attempt.id),
+        )
+        states = self._states(tx, attempt.project, attempt.at_us, create=False)
+        tx.many(
+            "UPDATE balances SET spent = spent + ?, held = held + ? WHERE budget_id = ? AND window_us = ?",
+            [(spent, freed, state.budget_id, state.window.start_us) for state in states if state.window],
         )
         alerts = []
-        for budget_id, budget in self._budgets_over(tx, attempt.project):
-            if budget.per == "task":
-                continue
-            window = window_at(budget.per, budget.timezone, attempt.at_us)
-            row = tx.one(
-                "UPDATE balances SET spent = spent + ?, held = held + ? WHERE budget_id = ? AND window_us = ?"
-                " RETURNING spent",
-                (spent, held - attempt.held, budget_id, window.start_us),
-            )
-            if row and spent and budget.warn_at:
-                alerts += self._thresholds(tx, at_us, budget_id, budget, window, row[0])
+        for budget_id, budget, window, before, _ in states:
+            if window and spent and budget.warn_at:
+                alerts += self._thresholds(tx, at_us, budget_id, budget, window, before + spent)
         return alerts
 
     def _thresholds(
@@ -456,54 +478,58 @@ class Ledger(Reading):
 
     @staticmethod
     def _write_charge(
-        tx: Tx, seq: int, attempt: Attempt, charge: Charge, keys: Sequence[str], reason: str | None, direct: bool
+        tx: Tx,
+        at_us: int,
+        attempt: Attempt,
+        freed: int,
+        charge: Charge,
+        keys: Sequence[str],
+        reason: str | None,
+        *,
+        direct: bool,
+        is_first: bool,
     ) -> None:
-        before = tx.all(
-            "SELECT a.project, a.model, a.day, c.seq FROM attempts a JOIN charges c ON c.attempt_id = a.id"
-            " WHERE a.task_uuid = ?",
-            (attempt.task_uuid,),
-        )
-        tx.run(
-            "INSERT INTO charges VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        (seq,) = tx.one(
+            f"INSERT INTO entries ({_CHARGE}) VALUES ({marks(_CHARGE_FIELDS)}) RETURNING seq",
             (
-                seq, attempt.id, charge.nanos, charge.basis, charge.cost_nanos, charge.total_nanos,
-                charge.computed_nanos, charge.price_id, charge.prompt_tokens, charge.completion_tokens,
-                charge.reasoning_tokens, charge.cached_tokens, charge.cache_reading, int(charge.odd),
-                charge.results, json.dumps(charge.notes) if charge.notes else None, charge.raw, reason,
+                at_us, attempt.id, "charge", freed, charge.nanos, reason, charge.basis, charge.cost_nanos,
+                charge.total_nanos, charge.computed_nanos, charge.price_id, charge.prompt_tokens,
+                charge.completion_tokens, charge.reasoning_tokens, charge.cached_tokens, charge.cache_reading,
+                int(charge.odd), charge.results, json.dumps(charge.notes) if charge.notes else None, charge.raw,
+                json.dumps(keys) if keys else None, int(direct),
             ),
-        )  # fmt: skip
+        ) or (0,)  # fmt: skip
         group = (attempt.day, attempt.project, attempt.model)
-        same = [row[3] for row in before if (row[2], row[0], row[1]) == group]
-        known = {
-            (line[0], line[1])
-            for other in same
-            for line in tx.all("SELECT component, modality FROM lines WHERE charge_seq = ?", (other,))
-        }
-        lines = charge.lines
+        known: set[tuple[str, str]] = set()
+        is_lead = True
+        if not is_first:
+            for component, modality in tx.all(
+                "SELECT l.component, l.modality FROM attempts a JOIN charges c ON c.attempt_id = a.id"
+                " LEFT JOIN lines l ON l.charge_seq = c.seq"
+                " WHERE a.task_uuid = ? AND c.seq <> ? AND a.day = ? AND a.project = ? AND a.model = ?",
+                (attempt.task_uuid, seq, *group),
+            ):
+                is_lead = False
+                # A charge without lines (nothing billed) still counts as a task of its day.
+                known.add((component or "unitemized", modality or ""))
         tx.many(
             "INSERT INTO lines VALUES (?,?,?,?,?,?)",
-            [(seq, n, line.component, line.modality, line.quantity, line.nanos) for n, line in enumerate(lines)],
+            [(seq, n, line.component, line.modality, line.quantity, line.nanos) for n, line in enumerate(charge.lines)],
         )
-        leaves = [(line.component, line.modality, line.quantity or 0, line.nanos) for line in lines]
-        # A charge without lines (nothing billed) still counts as a task of its day.
-        leaves = leaves or [("unitemized", "", 0, 0)]
         tx.many(
-            "INSERT INTO rollups VALUES (?,?,?,?,?,?,?,?,?,?)"
-            " ON CONFLICT (day, project, model, component, modality) DO UPDATE SET"
+            "INSERT INTO rollups VALUES (?,?,?,?,?,?,?,?,?,?,?)"
+            " ON CONFLICT (day, project, model, component, modality, basis) DO UPDATE SET"
             " lead_tasks = lead_tasks + excluded.lead_tasks, tasks = tasks + excluded.tasks,"
             " results = results + excluded.results, quantity = quantity + excluded.quantity,"
             " nanos = nanos + excluded.nanos",
             [
-                (*group, component, modality, int(not same and n == 0), int((component, modality) not in known),
-                 charge.results, quantity, nanos)
-                for n, (component, modality, quantity, nanos) in enumerate(leaves)
+                (
+                    *group, line.component, line.modality, charge.basis, int(is_lead and n == 0),
+                    int((line.component, line.modality) not in known), charge.results, line.quantity or 0, line.nanos,
+                )
+                for n, line in enumerate(charge.lines or (_NOTHING_BILLED,))
             ],
         )  # fmt: skip
-        if keys:
-            tx.many(
-                "INSERT INTO results VALUES (?,?,?,?,?) ON CONFLICT DO NOTHING",
-                [(attempt.task_uuid, key, attempt.id, seq, int(direct)) for key in keys],
-            )
 
     # -- budgets and ceilings -------------------------------------------------------------------
 

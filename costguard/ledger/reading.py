@@ -16,7 +16,7 @@ from costguard.projects import ancestors
 TOKEN_COMPONENTS = ("prompt", "cache", "completion", "unitemized")
 """Components whose quantity counts tokens; the others count uses, or nothing."""
 
-GROUPS = ("project", "model", "day", "modality")
+GROUPS = ("project", "model", "day", "modality", "basis")
 """What usage can be grouped by; `modality` gives two keys, component and modality."""
 
 BUDGET = "id, project, per, limit_nanos, timezone, action, warn_at, floor_tokens, wait_ms"
@@ -53,6 +53,8 @@ class Attempt(NamedTuple):
     charged: int
     ended_us: int | None
     clamped_from: int | None
+    seen: int
+    """Results charged so far."""
 
 
 ATTEMPT = ", ".join(Attempt._fields)
@@ -266,9 +268,9 @@ class Reading:
 
         def op(tx: Tx) -> list[UsageRow]:
             groups: dict[tuple[str, ...], tuple[set[str], list[int]]] = {}
-            for uuid, at_us, project_, model, component, modality, quantity, nanos in tx.each(
+            for uuid, at_us, project_, model, component, modality, basis, quantity, nanos in tx.each(
                 "SELECT a.task_uuid, a.at_us, a.project, a.model, coalesce(l.component, 'unitemized'),"
-                " coalesce(l.modality, ''), coalesce(l.quantity, 0), coalesce(l.nanos, 0)"
+                " coalesce(l.modality, ''), c.basis, coalesce(l.quantity, 0), coalesce(l.nanos, 0)"
                 " FROM attempts a JOIN charges c ON c.attempt_id = a.id"
                 " LEFT JOIN lines l ON l.charge_seq = c.seq"
                 f" WHERE a.at_us >= ? AND a.at_us < ? AND {condition}",
@@ -276,7 +278,7 @@ class Reading:
             ):
                 values = {
                     "project": project_, "model": model, "component": component, "modality": modality,
-                    "day": day_of(timezone, at_us) if "day" in columns else "",
+                    "basis": basis, "day": day_of(timezone, at_us) if "day" in columns else "",
                 }  # fmt: skip
                 uuids, sums = groups.setdefault(tuple(values[c] for c in columns), (set(), [0, 0]))
                 uuids.add(uuid)
@@ -298,17 +300,15 @@ class Reading:
         )
         return -(-row[0] // row[1]) if row and row[1] else None
 
-    def bases(self, start_us: int, end_us: int, project: str | None = None) -> dict[str, tuple[int, int]]:
-        """Charges of the attempts admitted in [start_us, end_us): basis -> (count, nano-USD)."""
-        condition, parameters = covered(project, "a.project") if project is not None else ("1=1", ())
-        rows = self._engine.read(
-            lambda tx: tx.all(
-                "SELECT c.basis, count(*), sum(c.nanos) FROM attempts a JOIN charges c ON c.attempt_id = a.id"
-                f" WHERE a.at_us >= ? AND a.at_us < ? AND {condition} GROUP BY c.basis ORDER BY c.basis",
-                (start_us, end_us, *parameters),
-            )
+    @staticmethod
+    def _results(tx: Tx, task_uuid: str) -> list[tuple[str, int, bool]]:
+        """The results charged for a task: (key, attempt, came as that attempt's own response)."""
+        rows = tx.all(
+            "SELECT c.result_keys, c.attempt_id, c.direct FROM attempts a JOIN charges c ON c.attempt_id = a.id"
+            " WHERE a.task_uuid = ? AND c.result_keys IS NOT NULL",
+            (task_uuid,),
         )
-        return {basis: (count, nanos) for basis, count, nanos in rows}
+        return [(key, attempt_id, bool(direct)) for keys, attempt_id, direct in rows for key in json.loads(keys)]
 
     def open_attempts(self, project: str = "/", window: Window = ALL_TIME) -> list[Attempt]:
         """Attempts whose money is still held; those of dead owners read `unresolved`."""

@@ -17,12 +17,13 @@ APPLICATION_ID = 0x636F7374
 SQLITE_MIN = (3, 37, 0)
 """The oldest SQLite with strict tables (and `RETURNING`)."""
 
-APPEND_ONLY = ("entries", "holds", "charges", "lines", "results", "budget_changes", "ceiling_changes")
+APPEND_ONLY = ("entries", "holds", "lines", "budget_changes", "ceiling_changes")
 """Tables whose rows are never changed or removed; triggers enforce it."""
 
 # The spine. `attempts` is one possible bill: a task sent again is one more row with the same
 # `task_uuid`. `entries` is the journal: every change of held or spent money, in ledger order, from
-# which attempts and balances can be recomputed. `holds` keeps what each admission saw. The tables are
+# which attempts and balances can be recomputed; a charge is an entry with the provider's figures (one
+# row and one page written less than in a table of its own). `holds` keeps what each admission saw. The tables are
 # strict: a sum beyond 64 bits would become a float elsewhere, here it is an error.
 _M1_SPINE = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -58,41 +59,37 @@ CREATE TABLE attempts (
   day TEXT NOT NULL, upper INTEGER, expected INTEGER, price_id TEXT, estimate TEXT NOT NULL,
   tags TEXT NOT NULL, clamped_from INTEGER, owner_id INTEGER NOT NULL, status TEXT NOT NULL, reason TEXT,
   evidence TEXT,
-  held INTEGER NOT NULL, charged INTEGER NOT NULL, ended_us INTEGER
+  held INTEGER NOT NULL, charged INTEGER NOT NULL, seen INTEGER NOT NULL, ended_us INTEGER
 ) STRICT;
 CREATE INDEX attempts_by_task ON attempts (task_uuid);
 CREATE INDEX attempts_by_time ON attempts (at_us);
 CREATE INDEX attempts_open ON attempts (status, at_us) WHERE status IN ('held', 'unresolved');
 CREATE TABLE entries (
   seq INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, attempt_id INTEGER NOT NULL, kind TEXT NOT NULL,
-  held INTEGER NOT NULL, spent INTEGER NOT NULL, reason TEXT
+  held INTEGER NOT NULL, spent INTEGER NOT NULL, reason TEXT, basis TEXT, cost_nanos INTEGER,
+  total_nanos INTEGER, computed_nanos INTEGER, price_id TEXT, prompt_tokens INTEGER,
+  completion_tokens INTEGER, reasoning_tokens INTEGER, cached_tokens INTEGER, cache_reading TEXT,
+  odd INTEGER, results INTEGER, notes TEXT, raw TEXT, result_keys TEXT, direct INTEGER
 ) STRICT;
+CREATE INDEX charges_by_attempt ON entries (attempt_id) WHERE kind = 'charge';
+CREATE VIEW charges AS SELECT seq, attempt_id, at_us, spent AS nanos, basis, cost_nanos, total_nanos,
+  computed_nanos, price_id, prompt_tokens, completion_tokens, reasoning_tokens, cached_tokens, cache_reading,
+  odd, results, notes, raw, reason, result_keys, direct FROM entries WHERE kind = 'charge';
 CREATE TABLE holds (
   attempt_id INTEGER NOT NULL, budget_id INTEGER NOT NULL, project TEXT NOT NULL, per TEXT NOT NULL,
   window_us INTEGER NOT NULL, window_end_us INTEGER, limit_nanos INTEGER NOT NULL,
   spent INTEGER NOT NULL, held INTEGER NOT NULL, hard INTEGER NOT NULL,
   PRIMARY KEY (attempt_id, budget_id)
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE charges (
-  seq INTEGER PRIMARY KEY, attempt_id INTEGER NOT NULL, nanos INTEGER NOT NULL, basis TEXT NOT NULL,
-  cost_nanos INTEGER, total_nanos INTEGER, computed_nanos INTEGER, price_id TEXT,
-  prompt_tokens INTEGER, completion_tokens INTEGER, reasoning_tokens INTEGER, cached_tokens INTEGER,
-  cache_reading TEXT, odd INTEGER NOT NULL, results INTEGER NOT NULL, notes TEXT, raw TEXT, reason TEXT
-) STRICT;
-CREATE INDEX charges_by_attempt ON charges (attempt_id);
 CREATE TABLE lines (
   charge_seq INTEGER NOT NULL, n INTEGER NOT NULL, component TEXT NOT NULL, modality TEXT NOT NULL,
   quantity INTEGER, nanos INTEGER NOT NULL, PRIMARY KEY (charge_seq, n)
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE results (
-  task_uuid TEXT NOT NULL, result_key TEXT NOT NULL, attempt_id INTEGER NOT NULL, charge_seq INTEGER NOT NULL,
-  direct INTEGER NOT NULL,
-  PRIMARY KEY (task_uuid, result_key, attempt_id)
-) STRICT, WITHOUT ROWID;
 CREATE TABLE rollups (
   day TEXT NOT NULL, project TEXT NOT NULL, model TEXT NOT NULL, component TEXT NOT NULL,
-  modality TEXT NOT NULL, lead_tasks INTEGER NOT NULL, tasks INTEGER NOT NULL, results INTEGER NOT NULL,
-  quantity INTEGER NOT NULL, nanos INTEGER NOT NULL, PRIMARY KEY (day, project, model, component, modality)
+  modality TEXT NOT NULL, basis TEXT NOT NULL, lead_tasks INTEGER NOT NULL, tasks INTEGER NOT NULL,
+  results INTEGER NOT NULL, quantity INTEGER NOT NULL, nanos INTEGER NOT NULL,
+  PRIMARY KEY (day, project, model, component, modality, basis)
 ) STRICT, WITHOUT ROWID;
 """
 

@@ -105,12 +105,12 @@ def monthly(
 
     # Each read is a snapshot of its own: where a charge came in between, read again.
     for _ in range(_READS_MAX):
-        bases = ledger.bases(start_us, end_us, path)
+        bases = usage(("basis",))
         open_attempts = ledger.open_attempts(path or "/", window)
         rows = usage(by)
         whole = usage(())
         nanos = sum(row.nanos for row in rows)
-        if nanos == sum(row.nanos for row in whole) == sum(share[1] for share in bases.values()):
+        if nanos == sum(row.nanos for row in whole) == sum(row.nanos for row in bases):
             break
 
     return MonthlyReport(
@@ -130,7 +130,7 @@ def monthly(
         total=money.to_usd(nanos),
         tasks=sum(row.tasks for row in whole),
         tokens=_known(sum(row.tokens for row in whole), nanos),
-        bases={basis: BasisShare(count, money.to_usd(cost)) for basis, (count, cost) in bases.items()},
+        bases={row.keys[0]: BasisShare(row.tasks, money.to_usd(row.nanos)) for row in bases},
         unresolved=Unresolved(
             len({attempt.task_uuid for attempt in open_attempts}),
             money.to_usd(sum(attempt.held for attempt in open_attempts)),

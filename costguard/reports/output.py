@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 Row = Mapping[str, Any]
-"""One row by column key. Decimal is USD (from `money.to_usd`), int a count, None unknown."""
+"""One row by column key. Decimal is USD (from `money.to_usd`), int a count, float seconds, None unknown."""
 
 UNKNOWN = "–"
 """An unknown or absent value in a table."""
@@ -123,6 +123,8 @@ def _shown(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:g}"
     if isinstance(value, Decimal):
         return usd(value)
     if isinstance(value, datetime):
@@ -135,7 +137,7 @@ def _csv_value(value: object) -> object:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int):
+    if isinstance(value, (int, float)):
         return value
     if isinstance(value, (Decimal, datetime)):
         return _plain(value)

@@ -1,0 +1,117 @@
+"""`costguard reconcile`: ask the provider what became of tasks whose outcome is unknown."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from costguard.cli.app import AGE, ENDPOINT, Session, format_option, pass_session, write
+from costguard.errors import ConfigurationError, CostguardError
+
+if TYPE_CHECKING:
+    from costguard.guard import Guard
+    from costguard.reconcile import Progress
+    from costguard.settlement import Finding
+
+KEY_VARIABLE = "RUNWARE_API_KEY"
+"""Environment variable with the API key: a key among the arguments would show in the list of processes."""
+
+URL = "https://api.runware.ai/v1"
+TIMEOUT_S = 60
+"""For each answer: one tells of up to 50 tasks."""
+
+
+@click.command(short_help="Ask the provider for tasks whose outcome is unknown.")
+@click.option(
+    "--min-age", type=AGE, default="60s", show_default=True, help="Held tasks older than this, such as 5m or 2h."
+)
+@click.option("--url", type=ENDPOINT, default=URL, show_default=True, help="The endpoint to ask.")
+@format_option
+@pass_session
+def reconcile(session: Session, min_age: timedelta, url: str, output: str) -> None:
+    """Ask the provider for every unresolved task, and for held ones older than --min-age; book what it says.
+
+    The key is read from RUNWARE_API_KEY; it must be of the account that the tasks were sent with. What
+    cannot be settled or released stays held, with its reason, and the exit code is 0 all the same; 1 if the
+    provider could not be asked at all.
+    """
+    import httpx
+
+    with session.guard() as guard:
+        key = os.environ.get(KEY_VARIABLE, "").strip()
+        if not key:
+            raise ConfigurationError(
+                f"{KEY_VARIABLE} is not set; it must hold the API key that the tasks were sent with"
+            )
+        headers = {"Authorization": f"Bearer {key}"}
+        with httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S) as client, _progress() as progress:
+            found = guard.reconcile(client, min_age=min_age, progress=progress)
+        rows = [_row(guard, finding) for finding in found.findings]
+    _print(rows, output)
+    if not found.answered:
+        raise CostguardError(f"{url} could not be asked: {found.findings[-1].reason}; nothing was changed")
+
+
+def _row(guard: Guard, finding: Finding) -> dict[str, Any]:
+    from costguard import money
+
+    task = guard.ledger.task(finding.task_uuid)
+    settled = finding.outcome == "settled" and task is not None
+    return {
+        "task_uuid": finding.task_uuid,
+        "outcome": finding.outcome if finding.outcome in _HEADINGS else "left",
+        "charged": money.to_usd(task.charged) if settled and task else None,
+        "reason": finding.reason or None,
+    }
+
+
+def _print(rows: Sequence[dict[str, Any]], output: str) -> None:
+    from costguard.reports.output import Column, csv_text, json_text, table_text
+
+    if output == "csv":
+        write(csv_text([Column(key, "") for key in _KEYS], rows))
+        return
+    parts = {outcome: [row for row in rows if row["outcome"] == outcome] for outcome in _HEADINGS}
+    if output == "json":
+        kept = {"settled": ("task_uuid", "charged", "reason")}
+        lists = {
+            outcome: [{key: row[key] for key in kept.get(outcome, ("task_uuid", "reason"))} for row in part]
+            for outcome, part in parts.items()
+        }
+        write(json_text({"schema": 1, "asked": len(rows), **lists}))
+        return
+    if rows:
+        columns = (
+            Column("task_uuid", "Task", whole=True),
+            Column("outcome", "Outcome", whole=True),
+            Column("charged", "Charged", number=True),
+            Column("reason", "Reason"),
+        )
+        click.echo(table_text(columns, rows) + "\n")
+    click.echo(f"Asked for {len(rows)}: " + ", ".join(f"{len(part)} {outcome}" for outcome, part in parts.items()))
+
+
+_HEADINGS = ("settled", "released", "left")
+_KEYS = ("task_uuid", "outcome", "charged", "reason")
+
+
+@contextmanager
+def _progress() -> Iterator[Progress | None]:
+    """A bar on stderr while the provider is asked; None where nobody watches."""
+    if not click.get_text_stream("stderr").isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("Asking", total=None)
+        yield lambda asked, total: bar.update(task, completed=asked, total=total)
+
+
+COMMANDS = (reconcile,)

@@ -1,0 +1,215 @@
+"""What the guard adds to a call, synchronous and asynchronous, against the floor of two bare transactions."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import statistics
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from costguard import Guard, tokens
+
+CALLS = 1500
+CONCURRENT = 100
+
+REPLY = (
+    b'{"data":[{"taskType":"textInference","taskUUID":"%s","text":"Resting on a weathered wooden sill","seed":80140,'
+    b'"cost":0.00122,"finishReason":"length","usage":{"promptTokens":1138,"completionTokens":216,"totalTokens":1354,'
+    b'"completionTokensDetails":{"reasoningTokens":209},"costBreakdown":{"tokens":{"prompt":{"modalities":['
+    b'{"modality":"TEXT","tokens":74,"cost":0.000037,"costDisplay":"0.000037"},{"modality":"IMAGE","tokens":1064,'
+    b'"cost":0.000532,"costDisplay":"0.000532"}],"billableTokens":1138,"cost":0.000569,"costDisplay":"0.000569"},'
+    b'"cache":{"billableTokens":0,"cost":0,"costDisplay":"0.000000"},"completion":{"billableTokens":216,'
+    b'"textTokens":7,"reasoningTokens":209,"cost":0.000648,"costDisplay":"0.000648"}},"features":{"search":'
+    b'{"count":0,"cost":0,"costDisplay":"0.000000"},"maps":{"count":0,"cost":0,"costDisplay":"0.000000"}},'
+    b'"total":0.001217,"totalDisplay":"0.001217"}}}]}'
+)
+
+
+def results() -> Iterator[tuple[str, float, float, str]]:
+    """Yield (what was measured, ratio, bound, what it was compared to)."""
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    tokens.preload()
+    for durability in ("normal", "full"):
+        with tempfile.TemporaryDirectory() as folder:
+            floor_us, added_us = _interleaved(Path(folder), durability)
+            yield (
+                f"guarded call adds, {durability} ({added_us:.0f} µs over {floor_us:.0f} µs)",
+                added_us / floor_us,
+                3,
+                "two bare transactions",
+            )
+    with tempfile.TemporaryDirectory() as folder:
+        async_us, sync_us = asyncio.run(_concurrent(Path(folder)))
+        yield (
+            f"async call adds at {CONCURRENT} concurrent ({async_us:.0f} µs over {sync_us:.0f} µs)",
+            async_us / sync_us,
+            2,
+            "what a synchronous call adds",
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        stall_ms = asyncio.run(_stall(Path(folder)))
+        yield "longest stall of the loop, bodies up to 1 MB (ms)", stall_ms, 20, "20 ms"
+
+
+def _task() -> dict[str, Any]:
+    return {
+        "taskType": "textInference",
+        "taskUUID": str(uuid.uuid4()),
+        "model": "google:gemini@3-flash",
+        "settings": {"maxTokens": 220, "temperature": 0.7},
+        "messages": [{"role": "user", "content": "Describe the harbour in the morning light. " * 48}],
+    }
+
+
+def _reply(request: httpx.Request) -> httpx.Response:
+    start = request.content.index(b'"taskUUID":"') + 12
+    body = REPLY % request.content[start : start + 36]
+    return httpx.Response(200, headers={"Content-Type": "application/json"}, content=body)
+
+
+def _guard(folder: Path, durability: str) -> Guard:
+    guard = Guard(folder / "guard.db", project="acme/search", durability=durability)
+    for project in ("acme/search", "acme", "/"):
+        guard.set_budget(project, "100000", warn_at=(50, 80, 100))
+    return guard
+
+
+def _interleaved(folder: Path, durability: str) -> tuple[float, float]:
+    """Median of the floor and of what a call adds, taken in turns so that both meet the same machine."""
+    bare = httpx.Client(base_url="https://api.runware.ai", transport=httpx.MockTransport(_reply))
+    guard = _guard(folder, durability)
+    guarded = guard.wrap(httpx.Client(base_url="https://api.runware.ai", transport=httpx.MockTransport(_reply)))
+    floor = _floor(folder / "floor.db", durability)
+    times: dict[str, list[float]] = {"floor": [], "bare": [], "guarded": []}
+    for _ in range(CALLS):
+        task = [_task()]
+        for name, run in (
+            ("floor", floor),
+            ("bare", lambda: bare.post("/v1", json=task)),
+            ("guarded", lambda: guarded.post("/v1", json=task)),
+        ):
+            begin = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - begin)
+    guard.close()
+    medians = {name: statistics.median(values) * 1e6 for name, values in times.items()}
+    return medians["floor"], medians["guarded"] - medians["bare"]
+
+
+def _floor(path: Path, durability: str) -> Callable[[], object]:
+    """Two bare `BEGIN IMMEDIATE` transactions that read three budgets and write what a call must."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    execute, executemany = connection.execute, connection.executemany
+    execute("PRAGMA journal_mode = WAL")
+    execute(f"PRAGMA synchronous = {durability}")
+    connection.executescript(
+        """
+        CREATE TABLE budgets (id INTEGER PRIMARY KEY, project TEXT, per TEXT, amount INTEGER);
+        CREATE TABLE balances (budget_id INTEGER, window INTEGER, spent INTEGER, held INTEGER,
+          PRIMARY KEY (budget_id, window)) WITHOUT ROWID;
+        CREATE TABLE tasks (id INTEGER PRIMARY KEY, uuid TEXT UNIQUE, project TEXT, model TEXT, status TEXT,
+          upper INTEGER, at INTEGER);
+        CREATE TABLE holds (task_id INTEGER, budget_id INTEGER, window INTEGER, amount INTEGER,
+          PRIMARY KEY (task_id, budget_id)) WITHOUT ROWID;
+        CREATE TABLE lines (task_id INTEGER, component TEXT, modality TEXT, quantity INTEGER, cost INTEGER);
+        CREATE TABLE rollups (day TEXT, project TEXT, model TEXT, component TEXT, modality TEXT, quantity INTEGER,
+          cost INTEGER, PRIMARY KEY (day, project, model, component, modality)) WITHOUT ROWID;
+        INSERT INTO budgets VALUES (1,'acme/search','month',1), (2,'acme','month',1), (3,'/','month',1);
+        INSERT INTO balances VALUES (1,1,0,0), (2,1,0,0), (3,1,0,0);
+        """
+    )
+    leaves = (("prompt", "TEXT"), ("prompt", "IMAGE"), ("completion", ""), ("rounding", ""))
+
+    def run() -> None:
+        execute("BEGIN IMMEDIATE")
+        execute(
+            "SELECT b.id, b.amount, w.spent, w.held FROM budgets b JOIN balances w ON w.budget_id = b.id AND w.window = 1"
+            " WHERE b.project IN (?,?,?)",
+            ("acme/search", "acme", "/"),
+        ).fetchall()
+        task_id = execute(
+            "INSERT INTO tasks (uuid, project, model, status, upper, at) VALUES (?,?,?,?,?,?)",
+            (str(uuid.uuid4()), "acme/search", "google:gemini@3-flash", "held", 5, 1),
+        ).lastrowid
+        executemany("INSERT INTO holds VALUES (?,?,1,5)", [(task_id, n) for n in (1, 2, 3)])
+        executemany("UPDATE balances SET held = held + 5 WHERE budget_id = ? AND window = 1", [(1,), (2,), (3,)])
+        execute("COMMIT")
+        execute("BEGIN IMMEDIATE")
+        execute("SELECT budget_id, amount FROM holds WHERE task_id = ?", (task_id,)).fetchall()
+        execute("UPDATE tasks SET status = 'settled' WHERE id = ?", (task_id,))
+        executemany(
+            "UPDATE balances SET held = held - 5, spent = spent + 4 WHERE budget_id = ? AND window = 1",
+            [(1,), (2,), (3,)],
+        )
+        executemany("INSERT INTO lines VALUES (?,?,?,4,4)", [(task_id, *leaf) for leaf in leaves])
+        executemany(
+            "INSERT INTO rollups VALUES ('2026-11-22','acme/search','google:gemini@3-flash',?,?,4,4)"
+            " ON CONFLICT DO UPDATE SET quantity = quantity + 4, cost = cost + 4",
+            leaves,
+        )
+        execute("COMMIT")
+
+    return run
+
+
+async def _concurrent(folder: Path) -> tuple[float, float]:
+    """Added time per call in µs: asynchronous with many at once, and synchronous, in one run."""
+    _, sync_us = _interleaved(folder, "full")
+    guard = _guard(folder, "full")
+    bare = httpx.AsyncClient(base_url="https://api.runware.ai", transport=httpx.MockTransport(_reply))
+    guarded = guard.wrap(httpx.AsyncClient(base_url="https://api.runware.ai", transport=httpx.MockTransport(_reply)))
+    spans: dict[str, list[float]] = {"bare": [], "guarded": []}
+    for _ in range(10):
+        for name, client in (("bare", bare), ("guarded", guarded)):
+            tasks = [[_task()] for _ in range(CONCURRENT)]
+            begin = time.perf_counter()
+            await asyncio.gather(*(client.post("/v1", json=task) for task in tasks))
+            spans[name].append((time.perf_counter() - begin) / CONCURRENT * 1e6)
+    await guarded.aclose()
+    await bare.aclose()
+    guard.close()
+    return statistics.median(spans["guarded"]) - statistics.median(spans["bare"]), sync_us
+
+
+async def _stall(folder: Path) -> float:
+    """The longest time, in ms, that the loop did not run while large and small bodies were guarded."""
+    guard = _guard(folder, "full")
+    client = guard.wrap(httpx.AsyncClient(base_url="https://api.runware.ai", transport=httpx.MockTransport(_reply)))
+    longest_s = 0.0
+    is_over = False
+
+    async def watch() -> None:
+        nonlocal longest_s
+        while not is_over:
+            begin = time.perf_counter()
+            await asyncio.sleep(0.001)
+            longest_s = max(longest_s, time.perf_counter() - begin - 0.001)
+
+    watcher = asyncio.create_task(watch())
+    words = "The harbour master counts boats, gulls and gold. "
+    for size in (10_000, 100_000, 1_000_000):
+        for n in range(3):
+            task = _task() | {"messages": [{"role": "user", "content": f"{n} " + words * (size // len(words))}]}
+            request = client.build_request("POST", "/v1", json=[task])
+            longest_before = longest_s
+            await asyncio.sleep(0.01)
+            longest_s = longest_before  # building the request is the caller's own work
+            await client.send(request)
+    is_over = True
+    await watcher
+    await client.aclose()
+    guard.close()
+    return longest_s * 1000
+
+
+if __name__ == "__main__":
+    for what, value, bound, against in results():
+        print(f"{what}: {value:.2f} (bound {bound}) against {against}")

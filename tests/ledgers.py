@@ -1,0 +1,126 @@
+"""What the ledger's tests share: ledgers, attempts and charges, without a guard or a client."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from costguard.billing import Charge, Line
+from costguard.budgets import to_us
+from costguard.ledger import Admitted, NewAttempt
+from costguard.ledger.book import Ledger
+from costguard.ledger.sqlite import SqliteEngine
+
+NOW_US = to_us(datetime(2026, 11, 22, 12, tzinfo=UTC))
+HOUR_US = 3_600_000_000
+DAY_US = 24 * HOUR_US
+
+
+def open_ledger(path: Path, *, timezone: str | None = None, now_us: int = NOW_US) -> Ledger:
+    """A ledger that survives the kill of its process, and never waits for the disk."""
+    return Ledger(SqliteEngine(path, durability="normal"), timezone=timezone, now_us=lambda: now_us)
+
+
+def an_attempt(
+    upper: int | None,
+    *,
+    task_uuid: str | None = None,
+    model: str = "google:gemini@3-flash",
+    results: int = 1,
+    ceiling_names: tuple[str, ...] = (),
+) -> NewAttempt:
+    """A task that may cost `upper` nano-dollars."""
+    return NewAttempt(
+        task_uuid=task_uuid or str(uuid.uuid4()),
+        task_type="textInference",
+        model=model,
+        delivery="sync",
+        results=results,
+        upper=upper,
+        expected=upper,
+        price_id=None,
+        estimate="{}",
+        tags="{}",
+        ceiling_names=ceiling_names,
+        unpriced=None if upper is not None else "no price",
+    )
+
+
+def a_charge(nanos: int, *, results: int = 1, lines: tuple[Line, ...] | None = None) -> Charge:
+    """A charge of `nanos`, by default on two lines."""
+    if lines is None:
+        lines = (Line("prompt", "TEXT", 10, nanos // 3), Line("completion", "", 20, nanos - nanos // 3))
+    return Charge(
+        nanos=nanos,
+        basis="breakdown",
+        lines=lines,
+        cost_nanos=nanos,
+        total_nanos=nanos,
+        computed_nanos=None,
+        price_id=None,
+        prompt_tokens=10,
+        completion_tokens=20,
+        reasoning_tokens=None,
+        cached_tokens=None,
+        cache_reading=None,
+        odd=False,
+        notes=(),
+        raw=None,
+        results=results,
+    )
+
+
+def hold(
+    ledger: Ledger, *uppers: int | None, project: str = "acme/search", at_us: int = NOW_US, enforce: bool = True
+) -> list[int]:
+    """Hold attempts in one admission, which must not be refused; their ids."""
+    admitted = ledger.admit(project, at_us, [an_attempt(upper) for upper in uppers], enforce=enforce)
+    assert isinstance(admitted, Admitted), admitted
+    return list(admitted.attempt_ids)
+
+
+def balance(ledger: Ledger, project: str = "/", per: str = "total", at_us: int = NOW_US) -> tuple[int, int]:
+    """(spent, held) of one budget's window, in nano-dollars."""
+    (found,) = [b for b in ledger.balances(at_us) if (b.budget.project, b.budget.per) == (project, per)]
+    return found.spent, found.held
+
+
+def verified(ledger: Ledger) -> bool:
+    """Every promise holds; fails by naming the first that does not."""
+    difference = ledger.verify().difference
+    assert difference is None, difference
+    return True
+
+
+def python(code: str, *args: object) -> subprocess.Popen[str]:
+    """A fresh interpreter that runs `code`, with the tests' modules at hand and pipes for its streams."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(Path(__file__).parent), *sys.path))}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, args)],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def outcome(process: subprocess.Popen[str]) -> str:
+    """What a process wrote, once it has ended well."""
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    return out.strip()
+
+
+def kill(processes: Sequence[subprocess.Popen[str]]) -> None:
+    """`kill -9`, then wait until they are gone and their pipes closed."""
+    for process in processes:
+        process.send_signal(signal.SIGKILL)
+    for process in processes:
+        process.communicate(timeout=60)

@@ -42,6 +42,9 @@ _NAME_CHARS = 60
 
 _STRENGTH: tuple[Basis, ...] = ("breakdown", "cost", "computed", "assumed")
 
+WEAK = ("computed", "assumed")
+"""Bases that are not the provider's own figure: should that come later, it takes their place."""
+
 
 class Figures(NamedTuple):
     """What a provider says one result cost: its `cost` and `usage` values as parsed, Decimal for float.
@@ -115,17 +118,11 @@ def charge_items(
     nothing is charged at `expected_nanos`, else at the dearest of its siblings. None when nothing is known
     of any: then the task stays unresolved, for unknown is never zero. Raises nothing, whatever the figures.
     """
-    parts = [_Result(figures, price, prompt_expected) for figures in items]
-    known = [part.nanos for part in parts if part.nanos is not None]
-    assumed, source = expected_nanos, "charged as expected"
-    if assumed is None:
-        assumed, source = max(known, default=None), "charged as its dearest sibling"
-    if assumed is None or not parts:
+    parts = _read(items, price, prompt_expected, expected_nanos)
+    if not parts:
         return None
-    for part in parts:
-        if part.nanos is None:
-            part.assume(assumed, source)
-
+    if len(parts) == 1:
+        return _charge(parts[0])
     nanos = 0
     merged: dict[tuple[str, str], Line] = {}
     notes: dict[str, None] = {}
@@ -144,7 +141,7 @@ def charge_items(
     computed = _sum([part.priced.nanos if part.priced else None for part in parts])
     return Charge(
         nanos=nanos,
-        basis=max((part.basis for part in parts), key=_STRENGTH.index),
+        basis=weakest(*(part.basis for part in parts)),
         lines=tuple(line for line in merged.values() if line.nanos or line.quantity),
         cost_nanos=_sum([part.cost for part in parts]),
         total_nanos=_sum([part.total for part in parts]),
@@ -159,6 +156,71 @@ def charge_items(
         notes=tuple(notes),
         raw=raw,
         results=len(parts),
+    )
+
+
+def charge_each(
+    items: Sequence[Figures],
+    *,
+    price: Price | None,
+    prompt_expected: Mapping[str, int] | None,
+    expected_nanos: int | None,
+) -> list[Charge]:
+    """As `charge_items`, one charge a result; none at all where that gives None."""
+    return [_charge(part) for part in _read(items, price, prompt_expected, expected_nanos)]
+
+
+def weakest(*bases: Basis | None) -> Basis:
+    """The weakest of some bases, at least one of them not None."""
+    return max((basis for basis in bases if basis is not None), key=_STRENGTH.index)
+
+
+def _read(
+    items: Sequence[Figures],
+    price: Price | None,
+    prompt_expected: Mapping[str, int] | None,
+    expected_nanos: int | None,
+) -> list[_Result]:
+    """The results with what each is charged; none if nothing is known of any."""
+    parts = [_Result(figures, price, prompt_expected) for figures in items]
+    known = [part.nanos for part in parts if part.nanos is not None]
+    assumed, source = expected_nanos, "charged as expected"
+    if assumed is None:
+        assumed, source = max(known, default=None), "charged as its dearest sibling"
+    if assumed is None:
+        return []
+    for part in parts:
+        if part.nanos is None:
+            part.assume(assumed, source)
+    return parts
+
+
+def _charge(part: _Result) -> Charge:
+    """The charge of a single result."""
+    lines = part.lines
+    if len({line[:2] for line in lines}) < len(lines):
+        merged: dict[tuple[str, str], Line] = {}
+        for line in lines:
+            seen = merged.get(line[:2])
+            merged[line[:2]] = line if seen is None else _joined(seen, line)
+        lines = list(merged.values())
+    return Charge(
+        part.nanos or 0,
+        part.basis,
+        tuple([line for line in lines if line.nanos or line.quantity]),
+        part.cost,
+        part.total,
+        part.priced.nanos if part.priced else None,
+        part.priced.price_id if part.priced else None,
+        part.prompt_tokens,
+        part.completion_tokens,
+        part.reasoning_tokens,
+        part.cached_tokens,
+        part.cache_reading,
+        part.odd,
+        tuple(dict.fromkeys(part.notes)),
+        f"[{part.figures.raw()}]"[:RAW_CHARS_MAX] if part.odd else None,
+        1,
     )
 
 

@@ -7,9 +7,10 @@ asynchronous one runs `Work` on a thread, so that an event loop never waits for 
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from costguard.receipt import Receipt
@@ -18,7 +19,7 @@ from costguard.wire.sse import EVENT_STREAM
 log = logging.getLogger("costguard")
 
 if TYPE_CHECKING:
-    from costguard.gate import Admission
+    from costguard.gate import Admission, Entry
     from costguard.guard import Guard
 
 
@@ -28,7 +29,6 @@ class Call(NamedTuple):
     host: str
     """Lower-case host, with `:port` if the URL states one."""
     path: str
-    content_type: str
     options: object
     """What the caller passed as `extensions["costguard"]`, or None."""
 
@@ -77,13 +77,16 @@ class ReadResponse:
 
 
 class Question:
-    """Effect: send `body` (getTaskDetails for `task_uuids`) where the request goes; sends back (status, body)."""
+    """Effect: send `body` (getTaskDetails) where the request goes; sends back (status, body).
 
-    __slots__ = ("body", "task_uuids")
+    `asked`: the tasks it asks for, each with its attempts that no request is under way for.
+    """
 
-    def __init__(self, body: bytes, task_uuids: tuple[str, ...]) -> None:
+    __slots__ = ("asked", "body")
+
+    def __init__(self, body: bytes, asked: Mapping[str, frozenset[int]]) -> None:
         self.body = body
-        self.task_uuids = task_uuids
+        self.asked = asked
 
 
 class Pause:
@@ -148,7 +151,13 @@ def _admitted(guard: Guard, call: Call, body: bytes) -> Generator[Effect, Any, A
     """Knock until the gate opens or refuses; between two knocks it may want the truth of older calls."""
     entry = yield Work(lambda: guard.enter(call, body))
     while entry is not None:
-        answer = yield Work(entry.attempt)
+        admitted: list[Admission] = []
+        try:
+            answer = yield Work(functools.partial(_attempt, entry, admitted))
+        except GeneratorExit:
+            # The thread may still be at it: what follows runs behind it.
+            guard.offload.later(functools.partial(_give_back, guard, admitted))
+            raise
         match answer:
             case Question():
                 try:
@@ -156,13 +165,25 @@ def _admitted(guard: Guard, call: Call, body: bytes) -> Generator[Effect, Any, A
                 except Exception as error:  # noqa: BLE001  the refusal stands then, whatever it was
                     log.info("could not ask for unresolved tasks: %s", type(error).__name__)
                 else:
-                    yield Work(lambda: guard.learn(answer.task_uuids, status, reply))  # noqa: B023
+                    yield Work(lambda: guard.learn(answer.asked, status, reply))  # noqa: B023
             case Pause():
                 yield answer
             case _:
                 admission: Admission | None = answer
                 return admission
     return None
+
+
+def _attempt(entry: Entry, admitted: list[Admission]) -> Admission | Question | Pause | None:
+    answer = entry.attempt()
+    if answer is not None and not isinstance(answer, (Question, Pause)):
+        admitted.append(answer)
+    return answer
+
+
+def _give_back(guard: Guard, admitted: list[Admission]) -> None:
+    for admission in admitted:
+        guard.settlement.never_sent(admission, "the caller went away before it was sent")
 
 
 def _is_stream(head: Head, admission: Admission) -> bool:

@@ -19,6 +19,7 @@ from costguard.estimate import Estimate, estimate
 from costguard.flow import Call, Pause, Question
 from costguard.ledger import Admitted, Alert, NewAttempt, Refused, Unpriced
 from costguard.ledger.book import Ledger
+from costguard.ledger.reading import over_by_task
 from costguard.media import MediaMax, parse_media_max
 from costguard.prices import PriceBook
 from costguard.projects import ancestors, parse_project, parse_tags
@@ -290,7 +291,7 @@ class Entry:
         return self._gate.estimate(task, at_us, self._options)
 
     def _new_attempts(self) -> list[NewAttempt]:
-        tags = json.dumps(self._options.tags)
+        tags = json.dumps(self._options.tags) if self._options.tags else "{}"
         return [
             NewAttempt(
                 task.uuid,
@@ -345,6 +346,7 @@ class Entry:
             and at_us - gate.asked_us.get(attempt.task_uuid, 0) > ASK_AGE_US
         ]
         chosen = tuple(dict.fromkeys(uuids))[:ASK_TASKS_MAX]
+        over = over_by_task(attempts)
         self._has_asked = True
         if not chosen:
             return None
@@ -352,7 +354,8 @@ class Entry:
             uuid: asked for uuid, asked in gate.asked_us.items() if at_us - asked <= ASK_AGE_US
         } | dict.fromkeys(chosen, at_us)
         keys = [task.raw for task in self._request.tasks if task.task_type == "authentication"]
-        return Question(json.dumps([*keys, *native.details_request(chosen)]).encode(), chosen)
+        body = json.dumps([*keys, *native.details_request(chosen)]).encode()
+        return Question(body, {uuid: over[uuid] for uuid in chosen})
 
     def _clamp(self, refused: Refused) -> bool:
         """Lower `maxTokens` to what the refusing budget still pays; False if that is not to be done."""

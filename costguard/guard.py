@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -291,7 +291,7 @@ class Guard:
                 self.settlement.drain()
         return entry
 
-    def learn(self, asked: Sequence[str], status: int, body: bytes) -> None:
+    def learn(self, asked: Mapping[str, frozenset[int]], status: int, body: bytes) -> None:
         """Book the answer to a question that the gate asked."""
         self.settlement.learn(asked, status, body, ASK_AGE_US)
 

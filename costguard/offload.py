@@ -6,14 +6,18 @@ back one by one would make the loop and the thread fight for the interpreter aft
 
 from __future__ import annotations
 
-import asyncio
+import contextvars
+import functools
 import os
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from costguard.flow import Interrupted
+
+if TYPE_CHECKING:
+    import asyncio
 
 BATCH_MAX = 32
 """Results handed to a loop at once: bounds how long the first waits for the last."""
@@ -30,16 +34,15 @@ class Worker:
 
     async def __call__(self, run: Callable[[], Any]) -> Any:
         """Run `run` and return its result; a cancellation waits for it and raises `Interrupted`."""
+        import asyncio  # not with the module: a synchronous program never pays for it
+
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            import anyio
-            import anyio.to_thread
-
-            with anyio.CancelScope(shield=True):
-                return await anyio.to_thread.run_sync(run)
+            return await _run_elsewhere(run)
         future: asyncio.Future[Any] = loop.create_future()
-        self._put((run, loop, future))
+        # The thread sees the caller's context: a scope is one.
+        self._put((functools.partial(contextvars.copy_context().run, run), loop, future))
         cancellation: asyncio.CancelledError | None = None
         while not future.done():
             try:
@@ -82,8 +85,25 @@ class Worker:
             self._thread = None
 
 
+async def _run_elsewhere(run: Callable[[], Any]) -> Any:
+    """As `Worker.__call__`, on a loop that is not asyncio's: trio's, and one of its threads."""
+    import anyio
+    import anyio.lowlevel
+    import anyio.to_thread
+
+    with anyio.CancelScope(shield=True):
+        value = await anyio.to_thread.run_sync(run)
+    try:
+        await anyio.lowlevel.checkpoint_if_cancelled()
+    except anyio.get_cancelled_exc_class() as cancellation:
+        raise Interrupted(value, cancellation) from None
+    return value
+
+
 async def sleep(seconds: float) -> None:
     """Let time pass on whichever loop is running."""
+    import asyncio
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from costguard import money
+from costguard.billing import Basis
 
 
 @dataclass(slots=True)
@@ -20,7 +21,8 @@ class TaskReceipt:
     status: str = "held"
     """`held`, `settled`, `released` or `unresolved`."""
     charged: Decimal | None = None
-    basis: str | None = None
+    basis: Basis | None = None
+    """Where `charged` came from; the weakest of several results' bases."""
     clamped_from: int | None = None
     """The `maxTokens` that was asked for, if a budget lowered it."""
     clamped_to: int | None = None

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from costguard.errors import ConfigurationError
+from costguard.ledger.reading import over_by_task
 from costguard.settlement import Finding
 from costguard.wire import native
 
@@ -115,17 +116,20 @@ def _step(flow: _Questions, answer: tuple[int, bytes] | None, failure: Exception
 def _questions(guard: Guard, min_age_us: int, progress: Progress | None) -> _Questions:
     """Yield one request body after the other and be sent (status, body)."""
     guard.settlement.drain()
-    now_us = guard.now_us()
+    before_us = guard.now_us() - min_age_us
     uuids = list(
         dict.fromkeys(
             attempt.task_uuid
             for attempt in guard.ledger.open_attempts()
-            if attempt.status == "unresolved" or now_us - attempt.at_us > min_age_us
+            if attempt.status == "unresolved" or attempt.at_us < before_us
         )
     )
+    # What was charged without the provider's own figure is asked for once.
+    uuids = list(dict.fromkeys([*uuids, *guard.ledger.unconfirmed(before_us)]))
     found = Reconciliation()
     for start in range(0, len(uuids), BATCH_TASKS):
-        batch = uuids[start : start + BATCH_TASKS]
+        over = over_by_task(guard.ledger.open_attempts())
+        batch = {uuid: over.get(uuid, frozenset()) for uuid in uuids[start : start + BATCH_TASKS]}
         try:
             status, body = yield json.dumps(native.details_request(batch)).encode()
         except Exception as error:  # noqa: BLE001  said in the findings; the next batch may fare better

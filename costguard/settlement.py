@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from costguard import money
-from costguard.billing import Charge, charge_items
+from costguard.billing import Charge, charge_each, charge_items, weakest
 from costguard.errors import ConfigurationError, LedgerError
 from costguard.gate import Admission, Held
 from costguard.ledger import Accept, Alert, Doubt, Ending, Observation, Release, Settle
 from costguard.ledger.book import OPEN, Ledger
 from costguard.ledger.reading import Attempt
+from costguard.ledger.results import result_key
 from costguard.prices import Price, PriceBook
 from costguard.wire import native, sse
 
@@ -61,13 +62,13 @@ class Settlement:
         envelope = native.parse_response(body)
         judgement = native.judge(admission.tasks, status, envelope)
         self._record(
-            admission, {uuid: self._ending(held, judgement.endings[uuid]) for uuid, held in admission.held.items()}
+            admission, {uuid: self._endings(held, judgement.endings[uuid]) for uuid, held in admission.held.items()}
         )
         for uuid, verdict in judgement.others.items():
-            self._observe(uuid, verdict, envelope)
+            self._observe(uuid, verdict, envelope, listed=True)
         if envelope and 200 <= status < 300:
             for details in envelope.details:
-                self._learn(details)
+                self._learn(details, frozenset())
 
     def listen(self, admission: Admission, encoding: str) -> StreamListener:
         """A listener for the stream that answers `admission`; `encoding` is its Content-Encoding."""
@@ -77,54 +78,62 @@ class Settlement:
         """A stream ended; `cut` says how it was cut, None if it was read to its end."""
         self._record(
             admission,
-            {uuid: self._stream_ending(held, stream.outcome(uuid), cut) for uuid, held in admission.held.items()},
+            {uuid: self._stream_endings(held, stream.outcome(uuid), cut) for uuid, held in admission.held.items()},
         )
 
-    def _stream_ending(self, held: Held, heard: sse.Outcome, cut: str | None) -> Ending | None:
+    def _stream_endings(self, held: Held, heard: sse.Outcome, cut: str | None) -> list[Ending]:
         evidence = {"frames": heard.frames, "text_length": heard.text_length}
         if cut is None and not heard.is_done:
             cut = "the stream ended without [DONE]"
+        doubtful = any(error.doubtful for error in heard.errors)
         if heard.items and (cut is None or heard.has_figures):
-            return self._ending(held, native.Success(heard.items))
-        if heard.errors and not heard.text_length and not any(error.doubtful for error in heard.errors):
-            return Release(held.attempt_id, f"error {heard.errors[0].code}".strip())
+            # What did not come to its end is in doubt, whatever came whole beside it.
+            short = len(heard.items) < held.task.results
+            missing = not heard.is_complete or (short and (cut is not None or doubtful))
+            reason = cut or f"{len(heard.items)} of {held.task.results} results came whole"
+            return self._endings(held, native.Success(heard.items, missing, reason if missing else ""))
+        if heard.errors and not heard.text_length and not doubtful:
+            return [Release(held.attempt_id, f"error {heard.errors[0].code}".strip())]
         if heard.errors:
-            return Doubt(held.attempt_id, f"error in the stream {heard.errors[0].code}".strip(), evidence)
-        return Doubt(held.attempt_id, cut or "the stream said nothing of the task", evidence)
+            cut = f"error in the stream {heard.errors[0].code}".strip()
+        return [Doubt(held.attempt_id, cut or "the stream said nothing of the task", evidence)]
 
-    def _ending(self, held: Held, verdict: native.Ending) -> Ending | None:
+    def _endings(self, held: Held, verdict: native.Ending) -> list[Ending]:
         match verdict:
             case native.Success():
-                charge = charge_items(
+                charges = charge_each(
                     [item.figures for item in verdict.items],
                     price=held.estimate.price,
                     prompt_expected={m: count.expected for m, count in held.estimate.prompt.items()},
                     expected_nanos=_per_result(held.estimate.expected_nanos, held.estimate.results),
                 )
-                if charge is None:
-                    return Doubt(held.attempt_id, "no figure came, and none can be computed")
-                keys = native.result_keys(verdict.items)
-                return Settle(held.attempt_id, charge, keys, verdict.partial, verdict.reason or None)
+                if not charges:
+                    return [Doubt(held.attempt_id, "no figure came, and none can be computed")]
+                reason = verdict.reason or None
+                return [
+                    Settle(held.attempt_id, charge, result_key(item.names, charge), verdict.partial, reason)
+                    for item, charge in zip(verdict.items, charges, strict=True)
+                ]
             case native.Refused():
-                return Release(held.attempt_id, verdict.reason)
+                return [Release(held.attempt_id, verdict.reason)]
             case native.Doubt():
-                return Doubt(held.attempt_id, verdict.reason)
+                return [Doubt(held.attempt_id, verdict.reason)]
             case native.Ack():
-                return Accept(held.attempt_id)
+                return [Accept(held.attempt_id)]
 
     def never_sent(self, admission: Admission, reason: str) -> None:
         """The request surely never left: all holds of it go back."""
-        self._record(admission, {uuid: Release(held.attempt_id, reason) for uuid, held in admission.held.items()})
+        self._record(admission, {uuid: [Release(held.attempt_id, reason)] for uuid, held in admission.held.items()})
 
     def lose(self, admission: Admission, reason: str) -> None:
         """The request was sent and its outcome is unknown: possibly billed, so it stays held."""
-        self._record(admission, {uuid: Doubt(held.attempt_id, reason) for uuid, held in admission.held.items()})
+        self._record(admission, {uuid: [Doubt(held.attempt_id, reason)] for uuid, held in admission.held.items()})
 
-    def _record(self, admission: Admission, endings: Mapping[str, Ending | None]) -> None:
+    def _record(self, admission: Admission, endings: Mapping[str, Sequence[Ending]]) -> None:
         """Write endings; should the ledger fail, keep them for later: the answer is the caller's to have."""
-        for uuid, ending in endings.items():
-            _tell(admission.held[uuid], ending)
-        written = [ending for ending in endings.values() if ending is not None]
+        for uuid, own in endings.items():
+            _tell(admission.held[uuid], own)
+        written = [ending for own in endings.values() for ending in own]
         if not written:
             return
         at_us = self._now_us()
@@ -156,11 +165,18 @@ class Settlement:
             raise ConfigurationError("observe: expected a result of Runware's as JSON text, bytes, dict or list")
         if not any(envelope):
             log.info("what was observed tells of no task: nothing is recorded")
-        changes = sum(self._observe(uuid, verdict, envelope) for uuid, verdict in native.outcomes(envelope).items())
-        return changes + sum(self._learn(details)[1] for details in envelope.details)
+        changes = sum(
+            self._observe(uuid, verdict, envelope, listed=False) for uuid, verdict in native.outcomes(envelope).items()
+        )
+        return changes + sum(self._learn(details, frozenset())[1] for details in envelope.details)
 
-    def _observe(self, task_uuid: str, verdict: native.Ending, envelope: native.Envelope | None) -> int:
-        """One task's verdict from a poll or webhook; returns the number of changes."""
+    def _observe(
+        self, task_uuid: str, verdict: native.Ending, envelope: native.Envelope | None, *, listed: bool
+    ) -> int:
+        """One task's verdict from a poll or webhook; returns the number of changes.
+
+        `listed`: the provider lists the task's results so far, so that equal ones are different results.
+        """
         attempts = self._ledger.attempts(task_uuid)
         if not attempts:
             if not isinstance(verdict, native.Doubt):
@@ -170,15 +186,16 @@ class Settlement:
         match verdict:
             case native.Success():
                 failed = any(error.task_uuid == task_uuid for error in (envelope.errors if envelope else ()))
-                results = self._charges(attempts[0], verdict.items, distinct=False)
                 over = failed and not verdict.partial and len(still_open) == 1
-                return self._note(Observation(task_uuid, results, settled_all=over))
+                return self._note(
+                    Observation(task_uuid, self._charges(attempts[0], verdict.items, distinct=listed), settled_all=over)
+                )
             case native.Refused() if len(still_open) == 1:
                 return self._note(Observation(task_uuid, settled_all=True, release=verdict.reason))
             case native.Doubt():
-                alerts = self._ledger.conclude(
-                    self._now_us(), [Doubt(attempt.id, verdict.reason) for attempt in still_open]
-                )
+                # One whose request is under way will tell by itself.
+                ended = [attempt for attempt in still_open if attempt.ended_us is not None]
+                alerts = self._ledger.conclude(self._now_us(), [Doubt(attempt.id, verdict.reason) for attempt in ended])
                 self._fire(alerts)
         return 0
 
@@ -189,25 +206,24 @@ class Settlement:
 
     def _charges(
         self, attempt: Attempt, items: Sequence[native.Item], *, distinct: bool
-    ) -> tuple[tuple[str, Charge], ...]:
-        """Key and charge of each result. `distinct`: equal keys are different results, not repetitions."""
+    ) -> tuple[tuple[str, Charge | None], ...]:
+        """Key and charge of each result. `distinct`: equal ones are different results, not repetitions."""
         counts = json.loads(attempt.estimate)
-        price = self._price(attempt)
-        charges = []
-        seen: dict[str, int] = {}
-        for key, item in zip(native.result_keys(items), items, strict=True):
-            n = seen[key] = seen.get(key, -1) + 1
-            if n and not distinct:
-                continue
-            charge = charge_items(
+        charges = [
+            charge_items(
                 [item.figures],
-                price=price,
+                price=self._price(attempt),
                 prompt_expected={m: count[0] for m, count in counts.items() if m != "completion"},
                 expected_nanos=_per_result(attempt.expected, attempt.results),
             )
-            if charge is not None:
-                charges.append((f"{key}+{n}" if n else key, charge))
-        return tuple(charges)
+            for item in items
+        ]
+        found: list[tuple[str, Charge | None]] = []
+        for item, charge in zip(items, charges, strict=True):
+            key = result_key(item.names, charge)
+            if distinct or not item.names or all(key != other for other, _ in found):
+                found.append((key, charge))
+        return tuple(found)
 
     def _price(self, attempt: Attempt) -> Price | None:
         known = self._prices.find(attempt.model)
@@ -218,8 +234,11 @@ class Settlement:
 
     # -- getTaskDetails -------------------------------------------------------------------------
 
-    def _learn(self, details: native.Details) -> tuple[str, int]:
-        """What the provider's record says of one task: (reason it stays open or "", changes)."""
+    def _learn(self, details: native.Details, over: frozenset[int]) -> tuple[str, int]:
+        """What the provider's record says of one task: (reason it stays open or "", changes).
+
+        `over`: the task's attempts that no request was under way for when the provider was asked.
+        """
         attempts = self._ledger.attempts(details.task_uuid)
         if not attempts:
             return "it is not in this ledger", 0
@@ -228,32 +247,26 @@ class Settlement:
             return "the provider has no response for it yet", 0
         results = [item for item in envelope.items if item.has_result and item.status != "processing"]
         waiting = len(results) < len(envelope.items)
+        if not results and waiting:
+            return "it is still being processed", 0
+        release = "getTaskDetails shows no further results"
         if not results:
-            if waiting:
-                return "it is still being processed", 0
-            code = envelope.errors[0].code
-            seen = Observation(
-                details.task_uuid, settled_all=True, release=f"getTaskDetails shows only errors {code}".strip()
-            )
-            return "", self._note(seen)
-        charges = self._charges(attempts[0], results, distinct=len(attempts) > 1)
-        if len(charges) < len(results) and len(attempts) > 1:
-            return "a result without a figure, and none can be computed", self._note(
-                Observation(details.task_uuid, charges)
-            )
-        seen = Observation(
-            details.task_uuid,
-            charges,
-            settled_all=not waiting and bool(charges),
-            release="getTaskDetails shows no further results",
-        )
-        return "more results are under way" if waiting else "", self._note(seen)
+            release = f"getTaskDetails shows only errors {envelope.errors[0].code}".strip()
+        charges = self._charges(attempts[0], results, distinct=True)
+        seen = Observation(details.task_uuid, charges, whole=True, settled_all=not waiting, over=over, release=release)
+        changes = self._note(seen)
+        if waiting:
+            return "more results are under way", changes
+        if any(charge is None for _, charge in charges):
+            return "a result without a figure, and none can be computed", changes
+        return "", changes
 
-    def learn(self, asked: Iterable[str], status: int, body: bytes, min_age_us: int) -> list[Finding]:
+    def learn(self, asked: Mapping[str, frozenset[int]], status: int, body: bytes, min_age_us: int) -> list[Finding]:
         """Book the answer to `getTaskDetails` for the tasks `asked`; what became of each.
 
-        A task the provider does not know is released if the process that sent it is dead or its request
-        ended more than `min_age_us` ago; a live one never is.
+        `asked`: taskUUID -> its attempts that no request was under way for when the question was sent: only
+        these may be released by the answer. A task the provider does not know is released if the process that
+        sent it is dead or its request ended more than `min_age_us` ago.
         """
         succeeded = 200 <= status < 300
         # Any other status, 401 above all, speaks of the question: "key not found" must release nothing.
@@ -263,23 +276,23 @@ class Settlement:
         details = {found.task_uuid: found for found in envelope.details}
         errors = {error.task_uuid: error for error in envelope.errors}
         findings = []
-        for uuid in asked:
+        for uuid, over in asked.items():
             reason = "the provider's answer does not mention it"
             if uuid in details:
-                reason, _ = self._learn(details[uuid])
+                reason, _ = self._learn(details[uuid], over)
             elif uuid in errors or "" in errors:
                 error = errors.get(uuid) or errors[""]
                 if uuid in errors and error.not_found:
-                    reason = self._not_found(uuid, min_age_us)
+                    reason = self._not_found(uuid, over, min_age_us)
                 else:
                     reason = f"the provider answered {error.code or f'http {status}'}"
             told = succeeded or uuid in details or uuid in errors
             findings.append(self._found(uuid, reason)._replace(told=told))
         return findings
 
-    def _not_found(self, task_uuid: str, min_age_us: int) -> str:
+    def _not_found(self, task_uuid: str, over: frozenset[int], min_age_us: int) -> str:
         reason = "the provider does not know it"
-        self._fire(self._ledger.release_unknown(self._now_us(), task_uuid, min_age_us, reason))
+        self._fire(self._ledger.release_unknown(self._now_us(), task_uuid, min_age_us, reason, over))
         return f"{reason}, but it was sent too lately or its process still runs"
 
     def _found(self, task_uuid: str, reason: str) -> Finding:
@@ -326,15 +339,18 @@ def _per_result(nanos: int | None, results: int) -> int | None:
     return None if nanos is None else nanos // results
 
 
-def _tell(held: Held, ending: Ending | None) -> None:
+def _tell(held: Held, endings: Sequence[Ending]) -> None:
     """Keep the receipt up to date."""
     receipt = held.receipt
-    match ending:
-        case Settle():
-            receipt.status = "unresolved" if ending.keep_rest else "settled"
-            receipt.charged = money.to_usd(ending.charge.nanos)
-            receipt.basis = ending.charge.basis
-        case Release():
-            receipt.status, receipt.charged = "released", money.to_usd(0)
-        case Doubt():
-            receipt.status = "unresolved"
+    charged = 0
+    for ending in endings:
+        match ending:
+            case Settle():
+                charged += ending.charge.nanos
+                receipt.status = "unresolved" if ending.keep_rest else "settled"
+                receipt.charged = money.to_usd(charged)
+                receipt.basis = weakest(receipt.basis, ending.charge.basis)
+            case Release():
+                receipt.status, receipt.charged = "released", money.to_usd(0)
+            case Doubt():
+                receipt.status = "unresolved"

@@ -58,8 +58,8 @@ class AnyClient:
     """One of the four clients, called as if it were synchronous; `bare` is the client itself."""
 
     def __init__(self, kind: str, **options: Any) -> None:
-        name, _, client_class = kind.partition(".")
-        self.module: Any = importlib.import_module(name)
+        client_class = kind.partition(".")[2]
+        self.module = module_of(kind)
         self.is_async = client_class == "AsyncClient"
         self._runner = asyncio.Runner() if self.is_async else None
         self.bare: Any = getattr(self.module, client_class)(**{"base_url": API, **options})
@@ -84,6 +84,11 @@ class AnyClient:
         elif not self.bare.is_closed:
             self.call(self.bare.aclose)
             self._runner.close()
+
+
+def module_of(kind: str) -> Any:
+    """The library of a kind of client."""
+    return importlib.import_module(kind.partition(".")[0])
 
 
 def memory(standin: StandIn, kind: str) -> Any:

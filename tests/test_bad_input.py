@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FLASH, LIMIT, AnyClient, a_task, audit, only_task
+from conftest import FLASH, LIMIT, AnyClient, a_task, audit, module_of, only_task
 
 from costguard import ConfigurationError, Guard, InvalidRequest, LedgerError, PriceFileError, UnpricedTask
 from costguard.testing import StandIn
@@ -137,7 +137,7 @@ ODD_ANSWERS: dict[str, Any] = {
 def test_figures_of_any_shape_settle_and_add_up(
     name: str, kind: str, guard: Guard, make_client: Callable[..., AnyClient]
 ) -> None:
-    module: Any = __import__(kind.partition(".")[0])
+    module = module_of(kind)
 
     def answer(request: Any) -> Any:
         (task,) = json.loads(request.content)
@@ -160,7 +160,7 @@ def test_figures_of_any_shape_settle_and_add_up(
 def test_an_answer_that_says_nothing_leaves_the_call_unresolved(
     body: bytes, kind: str, guard: Guard, make_client: Callable[..., AnyClient]
 ) -> None:
-    module: Any = __import__(kind.partition(".")[0])
+    module = module_of(kind)
     client = make_client(kind, guard, transport=module.MockTransport(lambda _: module.Response(200, content=body)))
     assert client.post(a_task()).content == body
     task = only_task(guard)
@@ -208,7 +208,7 @@ def truncated(path: Path) -> None:
         (truncated, "damaged"),
     ],
 )
-def test_a_file_that_is_no_ledger_is_named_and_left_alone(make: Callable[[Path], None], said: str, ledger: Path) -> None:
+def test_a_file_that_is_no_ledger_is_named_and_kept(make: Callable[[Path], None], said: str, ledger: Path) -> None:
     make(ledger)
     before = ledger.read_bytes() if ledger.is_file() else None
     with pytest.raises(LedgerError, match=said) as refused:
@@ -228,9 +228,13 @@ def test_a_full_disk_refuses_what_it_cannot_hold_and_loses_nothing(
     engine: Any = guard.ledger._engine
     (pages,) = engine._writer.execute("PRAGMA page_count").fetchone()
     engine._writer.execute(f"PRAGMA max_page_count = {pages + 2}")
-    with pytest.raises(LedgerError, match="disk is full"):
-        for _ in range(200):
+
+    def post_without_end() -> None:
+        while True:
             assert client.post(a_task()).status_code == 200
+
+    with pytest.raises(LedgerError, match="disk is full"):
+        post_without_end()
     sent = len(standin.received)
     assert sent == len(guard.ledger.tasks())
     engine._writer.execute("PRAGMA max_page_count = 1000000")

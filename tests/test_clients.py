@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import httpx2
 import pytest
-from conftest import API, FLASH, AnyClient, a_task, audit, memory, only_task, sent_tasks
+from conftest import API, FLASH, AnyClient, a_task, audit, memory, module_of, only_task, sent_tasks
 
 from costguard import BudgetExceeded, ConfigurationError, Guard, InvalidRequest
 from costguard.testing import StandIn
@@ -65,7 +65,7 @@ class Recorder:
 
 @pytest.fixture
 def recorder(kind: str) -> Recorder:
-    return Recorder(__import__(kind.partition(".")[0]))
+    return Recorder(module_of(kind))
 
 
 def uploaded(client: AnyClient, pieces: list[bytes], events: list[str] | None = None) -> Any:
@@ -185,7 +185,7 @@ def test_an_upload_to_elsewhere_is_not_read_early(
     content_type: str, kind: str, guard: Guard, make_client: Callable[..., AnyClient]
 ) -> None:
     events: list[str] = []
-    recorder = Recorder(__import__(kind.partition(".")[0]), events)
+    recorder = Recorder(module_of(kind), events)
     client = make_client(kind, guard, transport=recorder)
     body = uploaded(client, [b"a", b"b"], events)
     client.post(url="https://else.test/", content=body, headers={"content-type": content_type})

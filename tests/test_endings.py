@@ -24,7 +24,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
-from conftest import LIMIT, AnyClient, a_task, audit, memory, only_task
+from conftest import LIMIT, AnyClient, a_task, audit, memory, module_of, only_task
 
 from costguard import Guard
 from costguard.testing import StandIn
@@ -179,7 +179,7 @@ def test_the_hold_ends_as_the_table_says(
     name: str, kind: str, guard: Guard, standin: StandIn, make_client: Callable[..., AnyClient]
 ) -> None:
     ending = ENDINGS[name]
-    module = __import__(kind.partition(".")[0])
+    module = module_of(kind)
     client = make_client(kind, guard, transport=ending.cause(module, kind, standin))
     if isinstance(ending.meets, int):
         assert client.post(a_task()).status_code == ending.meets
@@ -296,7 +296,7 @@ def test_what_never_left_this_machine_is_released(
 ) -> None:
     with situation() as options:
         if options.get("limits") == 0:
-            module = __import__(kind.partition(".")[0])
+            module = module_of(kind)
             options["limits"] = module.Limits(max_connections=0)
         client = make_client(kind, guard, trust_env=False, **options)
         with pytest.raises(getattr(client.module, error)):

@@ -130,9 +130,10 @@ def test_every_text_the_model_reads_is_counted() -> None:
     assert of(a_task("one two", extra="three four")).prompt["TEXT"].expected > plain
     assert of(a_task("one two", extra={"a": ["three", 4]})).prompt["TEXT"].expected > plain
     assert of(a_task("one two", settings={"schema": {"type": "object"}})).prompt["TEXT"].expected > plain
-    assert of(a_task("one two", messages=[{"role": "user", "content": "one two", "name": "eve"}])).prompt[
-        "TEXT"
-    ].expected > plain
+    assert (
+        of(a_task("one two", messages=[{"role": "user", "content": "one two", "name": "eve"}])).prompt["TEXT"].expected
+        > plain
+    )
 
 
 def test_settings_that_are_no_text_cost_nothing() -> None:

@@ -225,11 +225,11 @@ def test_an_accepted_task_stays_held(ledger: Ledger) -> None:
     assert task.status == "held"
 
 
-@pytest.mark.parametrize("again", [Settle(1, a_charge(70), ("0",)), Release(1, "late"), Doubt(1, "late")])
+@pytest.mark.parametrize("again", [Settle(1, a_charge(70), "0"), Release(1, "late"), Doubt(1, "late")])
 def test_what_comes_after_a_settlement_changes_nothing(ledger: Ledger, again: Settle | Release | Doubt) -> None:
     ledger.set_budget(make_budget("/", "1", per="total", warn_at=(1,)), NOW_US)
     hold(ledger, 100)
-    ledger.conclude(NOW_US, [Settle(1, a_charge(30), ("0",))])
+    ledger.conclude(NOW_US, [Settle(1, a_charge(30), "0")])
     before = (ledger.tasks(), balance(ledger))
     assert ledger.conclude(NOW_US, [again]) == ()
     assert (ledger.tasks(), balance(ledger)) == before
@@ -248,7 +248,7 @@ def test_an_answer_to_a_task_released_too_early_is_charged_all_the_same(ledger: 
     ledger.set_budget(make_budget("/", "1", per="total"), NOW_US)
     hold(ledger, 100)
     ledger.conclude(NOW_US, [Release(1, "not found")])
-    ledger.conclude(NOW_US, [Settle(1, a_charge(30), ("0",))])
+    ledger.conclude(NOW_US, [Settle(1, a_charge(30), "0")])
     assert balance(ledger) == (30, 0)
     (task,) = ledger.tasks()
     assert (task.status, task.charged) == ("settled", 30)

@@ -214,7 +214,12 @@ def test_closing_finishes_what_is_queued(worker: Worker) -> None:
 def test_closing_twice_or_unused_or_from_its_own_thread_is_fine(worker: Worker) -> None:
     Worker().close()
     closed = threading.Event()
-    worker.later(lambda: (worker.close(), closed.set()))
+
+    def close() -> None:
+        worker.close()
+        closed.set()
+
+    worker.later(close)
     assert closed.wait(30)
     worker.close()
 

@@ -5,6 +5,8 @@ Only click and light modules here: `costguard --help` loads no ledger, no tables
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +34,8 @@ class App(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; 1 for an error, 3 over budget, 130 and silence for Ctrl-C."""
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to fail
         try:
             return super().invoke(ctx)
         except CostguardError as error:

@@ -12,8 +12,6 @@ from costguard.cli import status
 from costguard.errors import BudgetExceeded, ConfigurationError, LedgerError
 
 if TYPE_CHECKING:
-    import logging
-
     import httpx
 
     from costguard.guard import Guard
@@ -58,6 +56,8 @@ def demo(keep: Path | None) -> None:
 
 
 def _run(path: Path) -> None:
+    import logging
+
     import httpx
 
     from costguard.guard import Guard

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -28,12 +28,16 @@ TIMEOUT_S = 60
 
 @click.command(short_help="Ask the provider for tasks whose outcome is unknown.")
 @click.option(
-    "--min-age", type=AGE, default="60s", show_default=True, help="Held tasks older than this, such as 5m or 2h."
+    "--min-age",
+    type=AGE,
+    default="60s",
+    show_default=True,
+    help="Ask for held tasks older than this (5m, 2h, 1d); release what is unknown for longer.",
 )
 @click.option("--url", type=ENDPOINT, default=URL, show_default=True, help="The endpoint to ask.")
 @format_option
 @pass_session
-def reconcile(session: Session, min_age: timedelta, url: str, output: str) -> None:
+def reconcile(session: Session, min_age: str, url: str, output: str) -> None:
     """Ask the provider for every unresolved task, and for held ones older than --min-age; book what it says.
 
     The key is read from RUNWARE_API_KEY; it must be of the account that the tasks were sent with. What
@@ -44,28 +48,26 @@ def reconcile(session: Session, min_age: timedelta, url: str, output: str) -> No
 
     with session.guard() as guard:
         key = os.environ.get(KEY_VARIABLE, "").strip()
-        if not key:
-            raise ConfigurationError(
-                f"{KEY_VARIABLE} is not set; it must hold the API key that the tasks were sent with"
-            )
+        if not (key and key.isascii() and key.isprintable()):
+            found = "holds no API key" if key else "is not set"
+            raise ConfigurationError(f"{KEY_VARIABLE} {found}; it takes the key that the tasks were sent with")
         headers = {"Authorization": f"Bearer {key}"}
         with httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S) as client, _progress() as progress:
-            found = guard.reconcile(client, min_age=min_age, progress=progress)
-        rows = [_row(guard, finding) for finding in found.findings]
+            result = guard.reconcile(client, min_age=min_age, progress=progress)
+        rows = [_row(guard, finding) for finding in result.findings]
     _print(rows, output)
-    if not found.answered:
-        raise CostguardError(f"{url} could not be asked: {found.findings[-1].reason}; nothing was changed")
+    if not result.answered:
+        raise CostguardError(f"{url} told nothing of any task: {result.findings[-1].reason}; nothing was changed")
 
 
 def _row(guard: Guard, finding: Finding) -> dict[str, Any]:
     from costguard import money
 
     task = guard.ledger.task(finding.task_uuid)
-    settled = finding.outcome == "settled" and task is not None
     return {
         "task_uuid": finding.task_uuid,
         "outcome": finding.outcome if finding.outcome in _HEADINGS else "left",
-        "charged": money.to_usd(task.charged) if settled and task else None,
+        "charged": money.to_usd(task.charged) if task and finding.outcome == "settled" else None,
         "reason": finding.reason or None,
     }
 
@@ -103,7 +105,7 @@ _KEYS = ("task_uuid", "outcome", "charged", "reason")
 @contextmanager
 def _progress() -> Iterator[Progress | None]:
     """A bar on stderr while the provider is asked; None where nobody watches."""
-    if not click.get_text_stream("stderr").isatty():
+    if not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
@@ -111,7 +113,11 @@ def _progress() -> Iterator[Progress | None]:
 
     with Bar(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("Asking", total=None)
-        yield lambda asked, total: bar.update(task, completed=asked, total=total)
+
+        def show(asked: int, total: int) -> None:
+            bar.update(task, completed=asked, total=total)
+
+        yield show
 
 
 COMMANDS = (reconcile,)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from datetime import date, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from costguard.cli.app import MOMENT, PROJECT, Session, format_option, pass_session, write
+from costguard.cli.app import AMOUNT, MOMENT, PROJECT, Session, format_option, pass_session, write
+from costguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from costguard.ledger import TaskRow
@@ -22,7 +24,7 @@ COUNTED_MAX = 10_000
 _OPEN = ("held", "unresolved")
 
 
-@click.command(short_help="List tasks with what they hold and were charged.")
+@click.group(invoke_without_command=True, short_help="List tasks with what they hold and were charged.")
 @click.option("--project", type=PROJECT, help="Of this project and all below it.")
 @click.option("--status", type=click.Choice(STATUSES), help="In this status.")
 @click.option("--since", type=MOMENT, help="Admitted on this day or at this time, or later.")
@@ -30,9 +32,9 @@ _OPEN = ("held", "unresolved")
 @click.option("--model", help="Of this model (AIR or slug) or task type.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the newest ones.")
 @format_option
-@pass_session
+@click.pass_context
 def tasks(
-    session: Session,
+    ctx: click.Context,
     project: str | None,
     status: str | None,
     since: date | datetime | None,
@@ -47,6 +49,9 @@ def tasks(
     """
     from costguard.reports.output import Column, csv_text, json_text
 
+    if ctx.invoked_subcommand is not None:
+        return
+    session: Session = ctx.obj
     asked = TABLE_ROWS + COUNTED_MAX + 1 if limit is None and output == "table" else limit
     with session.guard() as guard:
         zone = guard.ledger.timezone
@@ -72,6 +77,37 @@ def tasks(
         write(json_text({"schema": 1, "tasks": rows}))
     else:
         write(csv_text([Column(key, "") for key in _KEYS], rows))
+
+
+@tasks.command(short_help="Say by hand what became of a task that is still open.")
+@click.argument("task_uuid", metavar="UUID")
+@click.option("--charged", type=AMOUNT, help="It was billed this much, on top of what it is charged already.")
+@click.option("--released", is_flag=True, help="It was not billed.")
+@click.option("--reason", required=True, help="How you know; kept in the ledger.")
+@pass_session
+def resolve(session: Session, task_uuid: str, charged: Decimal | None, released: bool, reason: str) -> None:
+    """Say what became of the task UUID that nobody else can tell: --charged X or --released, and why.
+
+    Kept as a correction with its reason; the provider's own figure, should it come later, takes its place.
+    Try `costguard reconcile` first.
+    """
+    from costguard import money
+    from costguard.reports.output import usd
+
+    if (charged is None) is not released:
+        raise click.UsageError("state one of --charged X and --released")
+    with session.guard() as guard:
+        task = guard.ledger.task(task_uuid)
+        if task is None:
+            raise ConfigurationError(f"there is no task {task_uuid!r} in this ledger; see `costguard tasks`")
+        if task.status not in _OPEN:
+            raise ConfigurationError(
+                f"task {task_uuid} is {task.status} already ({task.reason or task.basis or 'no reason given'});"
+                " only what is still open can be resolved"
+            )
+        guard.resolve(task_uuid, charged=charged, reason=reason)
+    outcome = "released" if charged is None else f"charged {usd(charged)} USD"
+    click.echo(f"{task_uuid}: {outcome}; {usd(money.to_usd(task.held))} USD were held")
 
 
 def _row(task: TaskRow, timezone: str) -> dict[str, Any]:

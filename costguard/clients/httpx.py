@@ -109,9 +109,10 @@ class GuardedTransport:
     def handle_request(self, request: Any) -> Any:
         """Send `request` under guard and return the inner transport's response."""
         call = _call(request)
-        if call is None or self.guard.gate.concerns(call) is None:
+        concern = None if call is None else self.guard.gate.concerns(call)
+        if call is None or concern is None:
             return self.inner.handle_request(request)
-        port = _SyncPort(self.inner, request, self.guard)
+        port = _SyncPort(self.inner, request, self.guard, concern)
         drive(exchange(self.guard, call), port)
         return port.response
 
@@ -137,9 +138,10 @@ class AsyncGuardedTransport:
     async def handle_async_request(self, request: Any) -> Any:
         """Send `request` under guard and return the inner transport's response."""
         call = _call(request)
-        if call is None or self.guard.gate.concerns(call) is None:
+        concern = None if call is None else self.guard.gate.concerns(call)
+        if call is None or concern is None:
             return await self.inner.handle_async_request(request)
-        port = _AsyncPort(self.inner, request, self.guard)
+        port = _AsyncPort(self.inner, request, self.guard, concern)
         await adrive(exchange(self.guard, call), port, self.guard.offload)
         return port.response
 
@@ -147,14 +149,15 @@ class AsyncGuardedTransport:
 class _SyncPort:
     """One request on its way through a synchronous transport."""
 
-    def __init__(self, inner: Any, request: Any, guard: Guard) -> None:
+    def __init__(self, inner: Any, request: Any, guard: Guard, concern: str) -> None:
+        self._concern = concern
         self._inner = inner
         self._request = request
         self._guard = guard
         self.response: Any = None
 
     def read_request(self) -> bytes | None:
-        body: bytes | None = self._request.read() if _readable(self._request) else None
+        body: bytes | None = self._request.read() if _readable(self._request, self._concern) else None
         return body
 
     def send(self, effect: Send) -> Head:
@@ -190,14 +193,15 @@ class _SyncPort:
 class _AsyncPort:
     """One request on its way through an asynchronous transport."""
 
-    def __init__(self, inner: Any, request: Any, guard: Guard) -> None:
+    def __init__(self, inner: Any, request: Any, guard: Guard, concern: str) -> None:
+        self._concern = concern
         self._inner = inner
         self._request = request
         self._guard = guard
         self.response: Any = None
 
     async def read_request(self) -> bytes | None:
-        body: bytes | None = await self._request.aread() if _readable(self._request) else None
+        body: bytes | None = await self._request.aread() if _readable(self._request, self._concern) else None
         return body
 
     async def send(self, effect: Send) -> Head:
@@ -315,28 +319,47 @@ def _call(request: Any) -> Call | None:
     if request.method != "POST":
         return None
     url = request.url
-    host = url.host.lower()
+    host = url.raw_host.decode("ascii").lower()
     return Call(
         host if url.port is None else f"{host}:{url.port}",
-        url.path,
-        request.headers.get("content-type", "").partition(";")[0].strip().lower(),
+        url.raw_path.partition(b"?")[0].decode("ascii"),
         request.extensions.get(OPTIONS),
     )
 
 
+def _header(message: Any, name: bytes) -> str:
+    """A header's value up to its parameters, in lower case; "" if it is not there.
+
+    Read from the raw list: a look-up by name in httpx decodes every header, which is felt on each call.
+    """
+    for key, value in message.headers.raw:
+        if key.lower() == name:
+            return str(value.partition(b";")[0].strip().lower().decode("latin-1"))
+    return ""
+
+
+_modules: dict[type, ModuleType] = {}
+
+
 def _module(value: Any) -> ModuleType:
-    """Httpx or httpx2, whichever made `value`."""
-    for base in type(value).__mro__:
-        name = base.__module__.partition(".")[0]
-        if name in ("httpx", "httpx2"):
-            return sys.modules[name]
-    raise TypeError(f"neither httpx nor httpx2 made this {type(value).__name__}")
+    """The module that made `value`: httpx or httpx2."""
+    found = _modules.get(type(value))
+    if found is None:
+        names = [base.__module__.partition(".")[0] for base in type(value).__mro__]
+        name = next((name for name in names if name in ("httpx", "httpx2")), None)
+        if name is None:
+            raise TypeError(f"neither httpx nor httpx2 made this {type(value).__name__}")
+        found = _modules[type(value)] = sys.modules[name]
+    return found
 
 
-def _readable(request: Any) -> bool:
-    """True if the body is in memory already, or says it is JSON: other uploads are not ours to buffer."""
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    return hasattr(request, "_content") or content_type in _JSON or content_type.endswith("+json")
+def _readable(request: Any, concern: str) -> bool:
+    """True if the body must be read, or is in memory, or says it is JSON: other uploads are not ours to buffer."""
+    # A redirected request has its bytes in its stream alone.
+    if concern == "native" or hasattr(request, "_content") or isinstance(request.stream, _module(request).ByteStream):
+        return True
+    content_type = _header(request, b"content-type")
+    return content_type in _JSON or content_type.endswith("+json")
 
 
 def _replace_body(request: Any, body: bytes | None) -> None:
@@ -346,7 +369,8 @@ def _replace_body(request: Any, body: bytes | None) -> None:
     request.stream = _module(request).ByteStream(body)
     request._content = body
     request.headers["Content-Length"] = str(len(body))
-    request.headers.pop("Transfer-Encoding", None)
+    if _header(request, b"transfer-encoding"):
+        del request.headers["Transfer-Encoding"]
 
 
 def _is_never_sent(error: Exception) -> bool:
@@ -357,14 +381,9 @@ def _is_never_sent(error: Exception) -> bool:
 
 
 def _head(response: Any, effect: Send) -> Head:
-    headers = response.headers
     if effect.receipt is not None and effect.receipt.tasks:
         response.extensions[OPTIONS] = effect.receipt
-    return Head(
-        response.status_code,
-        headers.get("content-type", "").partition(";")[0].strip().lower(),
-        headers.get("content-encoding", "").strip().lower(),
-    )
+    return Head(response.status_code, _header(response, b"content-type"), _header(response, b"content-encoding"))
 
 
 def _another(request: Any, body: bytes) -> Any:
@@ -383,7 +402,7 @@ def _buffered(response: Any, raw: bytes) -> bytes:
     """Let the client read what was read already; returns the decoded body."""
     module = _module(response)
     response.stream = module.ByteStream(raw)
-    encoding = response.headers.get("content-encoding")
+    encoding = _header(response, b"content-encoding")
     if not encoding:
         return raw
     try:

@@ -134,11 +134,15 @@ class Unpriced:
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """The attempt's own response: charge it. With `keep_rest` the unseen results stay held."""
+    """A result in the attempt's own response: charge it. With `keep_rest` the unseen results stay held.
+
+    A response with several results is as many of these, one after the other; the last one's `keep_rest` counts.
+    """
 
     attempt_id: int
     charge: Charge
-    keys: tuple[str, ...] = ()
+    key: str = ""
+    """The result's names, see `results`."""
     keep_rest: bool = False
     reason: str | None = None
 
@@ -175,10 +179,15 @@ class Observation:
     """What came back of a task by another road than its own response."""
 
     task_uuid: str
-    results: tuple[tuple[str, Charge], ...] = ()
-    """Each result's key and charge; `+n` after a key marks the n-th further result with that key."""
+    results: tuple[tuple[str, Charge | None], ...] = ()
+    """Each result's key, and its charge unless none can be told."""
+    whole: bool = False
+    """`results` are all that the provider has on record for the task."""
     settled_all: bool = False
     """No further result is to come: attempts with some results are settled."""
+    over: frozenset[int] | None = None
+    """The attempts that may be settled or released so: those without a request under way when the provider was
+    asked; None: those without one now."""
     release: str | None = None
     """With `settled_all`: why attempts without any result are released, None to leave them."""
     reason: str | None = None

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple
 
-from costguard.billing import Charge, Line
+from costguard.billing import WEAK, Basis, Charge, Line
 from costguard.budgets import Budget, Window, day_of, thresholds_crossed, window_at
 from costguard.errors import ConfigurationError
 from costguard.ledger import (
@@ -32,6 +33,7 @@ from costguard.ledger import (
 )
 from costguard.ledger.owner import this_process
 from costguard.ledger.reading import ATTEMPT, BUDGET, Attempt, Reading, marks, read_budget
+from costguard.ledger.results import Booked, same_results
 from costguard.projects import ancestors
 
 EXCEEDED = "exceeded"
@@ -41,19 +43,14 @@ OPEN = ("held", "unresolved")
 """Statuses of attempts whose money is set aside."""
 
 
-_STATES = (
-    "SELECT b."
-    + BUDGET.replace(", ", ", b.")
-    + ", w.window_us, w.spent, w.held FROM budgets b LEFT JOIN balances w ON w.budget_id = b.id"
-    " AND w.window_us = (SELECT max(l.window_us) FROM balances l WHERE l.budget_id = b.id)"
-    " WHERE b.project IN ({})"
-)
-
+_BALANCE = "SELECT spent, held FROM balances WHERE budget_id = ? AND window_us = ?"
+PATHS_MAX = 10_000
+"""Project paths whose budgets are remembered."""
 
 _CHARGE = (
     "at_us, attempt_id, kind, held, spent, reason, basis, cost_nanos, total_nanos, computed_nanos, price_id,"
     " prompt_tokens, completion_tokens, reasoning_tokens, cached_tokens, cache_reading, odd, results, notes, raw,"
-    " result_keys, direct"
+    " result_key, direct, replaces"
 )
 _CHARGE_FIELDS = _CHARGE.count(",") + 1
 _NOTHING_BILLED = Line("unitemized", "", 0, 0)
@@ -89,6 +86,8 @@ class Ledger(Reading):
     ) -> None:
         super().__init__(engine, now_us)
         self._owner: tuple[int, int] | None = None
+        self._budgets_seen: tuple[object, ...] | None = None
+        self._budgets_cache: dict[str, list[tuple[int, Budget]]] = {}
         self.timezone = self._reporting_zone(timezone)
 
     def close(self) -> None:
@@ -164,25 +163,38 @@ class Ledger(Reading):
         over = () if enforce else tuple(state.budget for state, _ in unfit)
         return Admitted(tuple(ids), tuple(uppers), over), owner
 
-    def _states(self, tx: Tx, project: str, at_us: int, *, create: bool = True) -> list[_State]:
-        """Every budget of the path with the balance of its window at `at_us`.
+    def _path_budgets(self, tx: Tx, project: str) -> list[tuple[int, Budget]]:
+        """The budgets that cover `project`, remembered until any budget of the ledger changes."""
+        row = tx.one("SELECT value FROM meta WHERE key = 'budgets'")
+        if row != self._budgets_seen:
+            self._budgets_seen, self._budgets_cache = row, {}
+        found = self._budgets_cache.get(project)
+        if found is None:
+            path = ancestors(project)
+            rows = tx.all(f"SELECT {BUDGET} FROM budgets WHERE project IN ({marks(len(path))})", path)
+            found = [(row[0], read_budget(*row[1:])) for row in rows]
+            if len(self._budgets_cache) < PATHS_MAX:
+                self._budgets_cache[project] = found
+        return found
 
-        A window that has no balance yet is started (`create`) or left out.
-        """
-        path = ancestors(project)
+    @staticmethod
+    def _budgets_changed(tx: Tx) -> None:
+        tx.run(
+            "INSERT INTO meta VALUES ('budgets', '1') ON CONFLICT (key)"
+            " DO UPDATE SET value = CAST(CAST(meta.value AS INTEGER) + 1 AS TEXT)"
+        )
+
+    def _states(self, tx: Tx, project: str, at_us: int) -> list[_State]:
+        """Every budget of the path with the balance of its window at `at_us`, started if there is none."""
         states = []
-        for budget_id, *row, window_us, spent, held in tx.all(_STATES.format(marks(len(path))) + tx.for_update, path):
-            budget = read_budget(*row)
+        for budget_id, budget in self._path_budgets(tx, project):
             if budget.per == "task":
                 states.append(_State(budget_id, budget, None, 0, 0))
                 continue
             window = window_at(budget.per, budget.timezone, at_us)
-            # The row is that of the latest window, which nearly always is the one asked for.
-            balance = (spent, held) if window_us == window.start_us else self._balance(tx, budget_id, window)
-            if balance is None and create:
-                balance = self._open_balance(tx, budget_id, budget, window)
-            if balance is not None:
-                states.append(_State(budget_id, budget, window, *balance))
+            balance = tx.one(_BALANCE + tx.for_update, (budget_id, window[0]))
+            spent, held = balance or self._open_balance(tx, budget_id, budget, window)
+            states.append(_State(budget_id, budget, window, spent, held))
         return states
 
     def _open_balance(self, tx: Tx, budget_id: int, budget: Budget, window: Window) -> tuple[int, int]:
@@ -263,49 +275,71 @@ class Ledger(Reading):
         Returns the alerts this transaction claimed, to be fired once it is committed.
         """
         alerts = self._engine.write(
-            lambda tx: [alert for ending in endings for alert in self._conclude(tx, at_us, ending)]
+            lambda tx: [
+                alert
+                for attempt_id, own in groupby(endings, attrgetter("attempt_id"))
+                for alert in self._conclude(tx, at_us, attempt_id, list(own))
+            ]
         )
         return tuple(alerts)
 
-    def _conclude(self, tx: Tx, at_us: int, ending: Ending) -> list[Alert]:
+    def _conclude(self, tx: Tx, at_us: int, attempt_id: int, endings: Sequence[Ending]) -> list[Alert]:
         row = tx.one(
             f"SELECT {ATTEMPT}, EXISTS (SELECT 1 FROM attempts b WHERE b.task_uuid = attempts.task_uuid"
             " AND b.id <> attempts.id) FROM attempts WHERE id = ?",
-            (ending.attempt_id,),
+            (attempt_id,),
         )
         if row is None:
-            raise ConfigurationError(f"the ledger knows no attempt {ending.attempt_id}")
+            raise ConfigurationError(f"the ledger knows no attempt {attempt_id}")
         *fields, siblings = row
         attempt = Attempt._make(fields)
-        if attempt.status not in OPEN:
-            if not isinstance(ending, Settle) or self._is_booked(tx, attempt, ending.keys):
-                return []
+        settles = [ending for ending in endings if isinstance(ending, Settle)]
+        if settles:
+            return self._settle(tx, at_us, attempt, settles, is_first=not siblings and not attempt.seen)
+        alerts = []
+        for ending in endings if attempt.status in OPEN else ():
+            match ending:
+                case Release():
+                    alerts += self._post(tx, at_us, attempt, 0, None, "released", ending.reason, ended_us=at_us)
+                case Doubt():
+                    self._mark(tx, at_us, attempt, "unresolved", ending.reason, ending.evidence)
+                case Accept():
+                    self._mark(tx, at_us, attempt, attempt.status, "accepted, the result is to come")
+        return alerts
+
+    def _settle(
+        self, tx: Tx, at_us: int, attempt: Attempt, settles: Sequence[Settle], *, is_first: bool
+    ) -> list[Alert]:
+        """An attempt's own response: charge its results, but for those that came by another road before."""
+        known = [] if is_first else self._booked(tx, attempt.task_uuid)
+        known = [one for one in known if one.attempt_id == attempt.id or not one.direct]
+        pairs = same_results(known, [(settle.key, settle.charge.nanos) for settle in settles])
+        elsewhere = any(one is not None and one.attempt_id != attempt.id for one in pairs)
+        keep_rest = elsewhere or settles[-1].keep_rest
+        alerts = []
+        if attempt.status not in OPEN and None in pairs:
             # Freed or corrected too early: the provider's own answer is the truth.
-            alerts = self._withdraw(tx, at_us, attempt)
-            keys = ending.keys
-            return alerts + self._post(
-                tx, at_us, attempt, 0, ending.charge, keys, "settled", ending.reason, direct=True
-            )
-        match ending:
-            case Settle():
-                if siblings and self._is_observed(tx, attempt, ending.keys):
-                    self._mark(tx, at_us, attempt, "unresolved", "its result was booked on another attempt")
-                    return []
-                seen = ending.charge.results
-                held = _share(attempt, seen) if ending.keep_rest else 0
-                status = "unresolved" if held else "settled"
-                is_first = not siblings and not attempt.seen
-                return self._post(
-                    tx, at_us, attempt, held, ending.charge, ending.keys, status, ending.reason,
-                    direct=True, is_first=is_first,
-                )  # fmt: skip
-            case Release():
-                return self._post(tx, at_us, attempt, 0, None, (), "released", ending.reason)
-            case Doubt():
-                self._mark(tx, at_us, attempt, "unresolved", ending.reason, ending.evidence)
-            case Accept():
-                self._mark(tx, at_us, attempt, attempt.status, "accepted, the result is to come")
-        return []
+            alerts += self._withdraw(tx, at_us, attempt.task_uuid)
+        for n, (settle, old) in enumerate(zip(settles, pairs, strict=True)):
+            if old is not None:
+                alerts += self._improve(tx, at_us, old, settle.key, settle.charge)
+                continue
+            now = attempt if n == 0 and not alerts else self._attempt(tx, attempt.id)
+            held = 0
+            if keep_rest and now.status in OPEN:
+                held = _share(now, now.seen + settle.charge.results)
+            alerts += self._post(
+                tx, at_us, now, held, settle.charge, "unresolved" if held else "settled", settle.reason,
+                ended_us=at_us, key=settle.key, direct=True, is_first=is_first and n == 0,
+            )  # fmt: skip
+        if attempt.status in OPEN and (keep_rest or None not in pairs):
+            now = self._attempt(tx, attempt.id)
+            if now.status in OPEN and keep_rest:
+                reason = "its result was booked on another attempt" if elsewhere else settles[-1].reason or ""
+                self._mark(tx, at_us, now, "unresolved", reason)
+            elif now.status in OPEN:
+                alerts += self._post(tx, at_us, now, 0, None, "settled", settles[-1].reason, ended_us=at_us)
+        return alerts
 
     @staticmethod
     def _mark(
@@ -317,25 +351,12 @@ class Ledger(Reading):
             (status, reason, json.dumps(dict(evidence)) if evidence else None, at_us, attempt.id),
         )
 
-    def _is_observed(self, tx: Tx, attempt: Attempt, keys: Sequence[str]) -> bool:
-        """True if a poll or webhook brought these very results first, and they went to another attempt."""
-        elsewhere = {
-            key for key, other, direct in self._results(tx, attempt.task_uuid) if other != attempt.id and not direct
-        }
-        return bool(keys) and elsewhere.issuperset(keys)
-
-    def _is_booked(self, tx: Tx, attempt: Attempt, keys: Sequence[str]) -> bool:
-        """True if any of these results is charged already, on this attempt or by another road."""
-        booked = {
-            key for key, other, direct in self._results(tx, attempt.task_uuid) if other == attempt.id or not direct
-        }
-        return not booked.isdisjoint(keys)
-
     def observe(self, at_us: int, seen: Observation) -> tuple[tuple[Alert, ...], int]:
         """Book what a poll, webhook or `getTaskDetails` tells of a task: (alerts, changes made).
 
-        Known results change nothing; a new one settles the oldest open attempt, or, if none is open,
-        is charged to the last one all the same. Unknown tasks change nothing.
+        Known results change nothing, but that the provider's figure takes the place of our own; a new one
+        settles the oldest open attempt, or, if none is open, is charged to the last one all the same.
+        Unknown tasks change nothing.
         """
         alerts: list[Alert] = []
         changes = self._engine.write(lambda tx: self._observe(tx, at_us, seen, alerts))
@@ -343,23 +364,34 @@ class Ledger(Reading):
 
     def _observe(self, tx: Tx, at_us: int, seen: Observation, alerts: list[Alert]) -> int:
         alerts.clear()
-        known = Counter(key.partition("+")[0] for key, _, _ in self._results(tx, seen.task_uuid))
+        pairs = same_results(
+            self._booked(tx, seen.task_uuid),
+            [(key, None if charge is None else charge.nanos) for key, charge in seen.results],
+            whole=seen.whole,
+        )
         changes = 0
-        for key, charge in seen.results:
-            base, _, ordinal = key.partition("+")
-            if known[base] <= int(ordinal or 0):
-                known[base] += 1
+        is_told = True
+        for (key, charge), old in zip(seen.results, pairs, strict=True):
+            if old is None and charge is not None:
                 alerts += self._book(tx, at_us, seen, key, charge)
                 changes += 1
-        for attempt in self._attempts(tx, seen.task_uuid):
-            if attempt.status not in OPEN or not seen.settled_all:
+            elif old is None:
+                is_told = False
+            elif charge is not None and _is_better(charge, old):
+                alerts += self._improve(tx, at_us, old, key, charge)
+                changes += 1
+        fates: dict[int, bool | None] = {}
+        for attempt in self._attempts(tx, seen.task_uuid) if seen.settled_all and is_told else ():
+            if attempt.status not in OPEN or not self._is_over(tx, attempt, seen.over, fates):
                 continue
             if attempt.seen:
-                alerts += self._post(tx, at_us, attempt, 0, None, (), "settled", seen.reason or "no further results")
+                alerts += self._post(tx, at_us, attempt, 0, None, "settled", seen.reason or "no further results")
                 changes += 1
             elif seen.release is not None:
-                alerts += self._post(tx, at_us, attempt, 0, None, (), "released", seen.release)
+                alerts += self._post(tx, at_us, attempt, 0, None, "released", seen.release)
                 changes += 1
+        if seen.whole and seen.settled_all:
+            tx.run("UPDATE attempts SET unconfirmed = NULL WHERE task_uuid = ? AND unconfirmed = 1", (seen.task_uuid,))
         return changes
 
     def _book(self, tx: Tx, at_us: int, seen: Observation, key: str, charge: Charge) -> list[Alert]:
@@ -369,40 +401,79 @@ class Ledger(Reading):
             return []
         attempt = next((a for a in attempts if a.status in OPEN), None)
         if attempt is None:
-            attempt = attempts[-1]
-            alerts = self._withdraw(tx, at_us, attempt)
-            return alerts + self._post(tx, at_us, attempt, 0, charge, (key,), "settled", seen.reason)
+            alerts = self._withdraw(tx, at_us, seen.task_uuid)
+            attempt = self._attempt(tx, attempts[-1].id)
+            return alerts + self._post(tx, at_us, attempt, 0, charge, "settled", seen.reason, key=key)
         held = _share(attempt, attempt.seen + charge.results)
         status = attempt.status if held else "settled"
-        return self._post(tx, at_us, attempt, held, charge, (key,), status, seen.reason)
+        return self._post(tx, at_us, attempt, held, charge, status, seen.reason, key=key)
 
-    def _withdraw(self, tx: Tx, at_us: int, attempt: Attempt) -> list[Alert]:
-        """The truth came after an operator's word: take back what was booked by hand."""
-        row = tx.one(
-            "SELECT coalesce(sum(nanos), 0) FROM charges WHERE attempt_id = ? AND basis = 'correction'", (attempt.id,)
-        )
-        by_hand = row[0] if row else 0
-        if not by_hand:
+    def _improve(self, tx: Tx, at_us: int, old: Booked, key: str, charge: Charge) -> list[Alert]:
+        """The provider's own figure takes the place of a computed or assumed one, line by line."""
+        if not _is_better(charge, old):
             return []
-        charge = _correction(-by_hand)
-        return self._post(tx, at_us, attempt, attempt.held, charge, (), attempt.status, "the provider's figure came")
+        attempt = self._attempt(tx, old.attempt_id)
+        lines = tx.all(
+            "SELECT component, modality, quantity, nanos FROM lines WHERE charge_seq = ? ORDER BY n", (old.seq,)
+        )
+        (results,) = tx.one("SELECT results FROM charges WHERE seq = ?", (old.seq,)) or (0,)
+        back = _bare_charge(
+            old.basis,
+            tuple(Line(c, m, None if q is None else -q, -nanos) for c, m, q, nanos in lines),
+            -int(results),
+        )
+        reason = "the provider's own figure came"
+        alerts = self._post(tx, at_us, attempt, attempt.held, back, attempt.status, attempt.reason, replaces=old.seq)
+        attempt = self._attempt(tx, old.attempt_id)
+        alerts += self._post(
+            tx, at_us, attempt, attempt.held, charge, attempt.status, reason, key=key, direct=old.direct
+        )
+        weak = [one for one in self._booked(tx, attempt.task_uuid) if one.basis in WEAK]
+        if not any(one.attempt_id == attempt.id for one in weak):
+            tx.run("UPDATE attempts SET unconfirmed = NULL WHERE id = ?", (attempt.id,))
+        return alerts
 
-    def release_unknown(self, at_us: int, task_uuid: str, min_age_us: int, reason: str) -> tuple[Alert, ...]:
+    def _withdraw(self, tx: Tx, at_us: int, task_uuid: str) -> list[Alert]:
+        """The truth came after an operator's word: take back what was booked by hand."""
+        alerts = []
+        for attempt in self._attempts(tx, task_uuid):
+            row = tx.one(
+                "SELECT coalesce(sum(nanos), 0) FROM charges WHERE attempt_id = ? AND basis = 'correction'",
+                (attempt.id,),
+            )
+            if row and row[0]:
+                back, reason = _correction(-row[0]), "the provider's figure came"
+                alerts += self._post(tx, at_us, attempt, attempt.held, back, attempt.status, reason)
+        return alerts
+
+    def release_unknown(
+        self, at_us: int, task_uuid: str, min_age_us: int, reason: str, over: frozenset[int] | None = None
+    ) -> tuple[Alert, ...]:
         """Release the open attempts of a task that the provider does not know, never a live one.
 
         An attempt is live while the process that sent it runs, unless its request ended over `min_age_us` ago.
+        `over`: the attempts that were over when the provider was asked; None: judge it now.
         """
 
         def op(tx: Tx) -> list[Alert]:
             alerts = []
             fates: dict[int, bool | None] = {}
             for attempt in self._attempts(tx, task_uuid):
-                over = attempt.ended_us is not None and at_us - attempt.ended_us > min_age_us
-                if attempt.status in OPEN and (over or self._is_lost(tx, attempt, fates)):
-                    alerts += self._post(tx, at_us, attempt, 0, None, (), "released", reason)
+                aged = attempt.ended_us is not None and at_us - attempt.ended_us > min_age_us
+                if not (aged or self._is_lost(tx, attempt, fates)) or not self._is_over(tx, attempt, over, fates):
+                    continue
+                if attempt.status in OPEN:
+                    alerts += self._post(tx, at_us, attempt, 0, None, "released", reason)
+                tx.run("UPDATE attempts SET unconfirmed = NULL WHERE id = ? AND unconfirmed = 1", (attempt.id,))
             return alerts
 
         return tuple(self._engine.write(op))
+
+    def _is_over(self, tx: Tx, attempt: Attempt, over: frozenset[int] | None, fates: dict[int, bool | None]) -> bool:
+        """True if no request of the attempt is under way, or was when the provider was asked."""
+        if over is not None:
+            return attempt.id in over
+        return attempt.ended_us is not None or self._is_lost(tx, attempt, fates)
 
     def correct(self, at_us: int, task_uuid: str, charged: int | None, reason: str) -> tuple[Alert, ...]:
         """An operator's word on a task's open attempts: `charged` nano-USD in all, or None: not billed.
@@ -416,10 +487,9 @@ class Ledger(Reading):
                 raise ConfigurationError(f"task {task_uuid}: nothing of it is open in this ledger")
             alerts = []
             for n, attempt in enumerate(still_open):
-                booked = charged if n == 0 else None
-                charge = None if booked is None else _correction(booked)
-                status = "released" if charged is None and not attempt.charged else "settled"
-                alerts += self._post(tx, at_us, attempt, 0, charge, (), status, reason)
+                charge = None if charged is None or n else _correction(charged)
+                status = "settled" if charge or attempt.seen else "released"
+                alerts += self._post(tx, at_us, attempt, 0, charge, status, reason)
             return alerts
 
         return tuple(self._engine.write(op))
@@ -431,16 +501,20 @@ class Ledger(Reading):
         attempt: Attempt,
         held: int,
         charge: Charge | None,
-        keys: Sequence[str],
         status: str,
         reason: str | None,
         *,
+        ended_us: int | None = None,
+        key: str | None = None,
         direct: bool = False,
+        replaces: int | None = None,
         is_first: bool = False,
     ) -> list[Alert]:
         """The one place where money moves after admission: journal, charge, attempt, balances.
 
-        `is_first`: the task is known to have no other attempt and no charge yet.
+        `ended_us`: when the attempt's request ended, if this is its end. `key` names the result that is
+        charged, `direct` says that it is the attempt's own response. `replaces`: the charge that this one
+        takes back. `is_first`: the task is known to have no other attempt and no charge yet.
         """
         freed = held - attempt.held
         if charge is None:
@@ -449,22 +523,27 @@ class Ledger(Reading):
                 (at_us, attempt.id, freed, reason),
             )
         else:
-            self._write_charge(tx, at_us, attempt, freed, charge, keys, reason, direct=direct, is_first=is_first)
+            figures = (key, int(direct), replaces)
+            self._write_charge(tx, at_us, attempt, freed, charge, figures, reason, is_first=is_first)
         spent, seen = (charge.nanos, charge.results) if charge else (0, 0)
         tx.run(
             "UPDATE attempts SET held = ?, charged = charged + ?, seen = seen + ?, status = ?, reason = ?,"
-            " ended_us = ? WHERE id = ?",
-            (held, spent, seen, status, reason, at_us, attempt.id),
-        )
-        states = self._states(tx, attempt.project, attempt.at_us, create=False)
-        tx.many(
-            "UPDATE balances SET spent = spent + ?, held = held + ? WHERE budget_id = ? AND window_us = ?",
-            [(spent, freed, state.budget_id, state.window.start_us) for state in states if state.window],
+            " ended_us = coalesce(?, ended_us), unconfirmed = coalesce(?, unconfirmed) WHERE id = ?",
+            (held, spent, seen, status, reason, ended_us, _unconfirmed(charge, replaces), attempt.id),
         )
         alerts = []
-        for budget_id, budget, window, before, _ in states:
-            if window and spent and budget.warn_at:
-                alerts += self._thresholds(tx, at_us, budget_id, budget, window, before + spent)
+        for budget_id, budget in self._path_budgets(tx, attempt.project):
+            if budget.per == "task":
+                continue
+            window = window_at(budget.per, budget.timezone, attempt.at_us)
+            row = tx.one(
+                "UPDATE balances SET spent = spent + ?, held = held + ? WHERE budget_id = ? AND window_us = ?"
+                " RETURNING spent",
+                (spent, freed, budget_id, window[0]),
+            )
+            # A window without a balance is summed up from the attempts when it is next looked at.
+            if row and budget.warn_at and row[0] * 100 >= budget.warn_at[0] * budget.limit_nanos:
+                alerts += self._thresholds(tx, at_us, budget_id, budget, window, row[0])
         return alerts
 
     def _thresholds(
@@ -483,10 +562,9 @@ class Ledger(Reading):
         attempt: Attempt,
         freed: int,
         charge: Charge,
-        keys: Sequence[str],
+        figures: tuple[str | None, int, int | None],
         reason: str | None,
         *,
-        direct: bool,
         is_first: bool,
     ) -> None:
         (seq,) = tx.one(
@@ -496,7 +574,7 @@ class Ledger(Reading):
                 charge.total_nanos, charge.computed_nanos, charge.price_id, charge.prompt_tokens,
                 charge.completion_tokens, charge.reasoning_tokens, charge.cached_tokens, charge.cache_reading,
                 int(charge.odd), charge.results, json.dumps(charge.notes) if charge.notes else None, charge.raw,
-                json.dumps(keys) if keys else None, int(direct),
+                *figures,
             ),
         ) or (0,)  # fmt: skip
         group = (attempt.day, attempt.project, attempt.model)
@@ -555,6 +633,7 @@ class Ledger(Reading):
             " floor_tokens, wait_ms) VALUES (?,'set',?,?,?,?,?,?,?,?)",
             (at_us, budget.project, budget.per, *values),
         )
+        self._budgets_changed(tx)
         if budget.per == "task" or row is None:
             return
         budget_id = int(row[0])
@@ -586,6 +665,7 @@ class Ledger(Reading):
             for table in ("balances", "alerts"):
                 tx.run(f"DELETE FROM {table} WHERE budget_id = ?", (found[0],))
             tx.run("DELETE FROM budgets WHERE id = ?", (found[0],))
+            self._budgets_changed(tx)
             tx.run(
                 "INSERT INTO budget_changes (at_us, change, project, per) VALUES (?,'remove',?,?)",
                 (at_us, project, per),
@@ -646,11 +726,25 @@ def _share(attempt: Attempt, seen: int) -> int:
     return -(-(attempt.upper or 0) * missing // attempt.results) if missing > 0 else 0
 
 
+def _is_better(charge: Charge, old: Booked) -> bool:
+    return old.basis in WEAK and charge.basis not in WEAK
+
+
+def _unconfirmed(charge: Charge | None, replaces: int | None) -> int | None:
+    """1 for a charge that is not the provider's own figure, which it may still tell."""
+    return 1 if charge is not None and charge.basis in WEAK and replaces is None else None
+
+
 def _correction(nanos: int) -> Charge:
+    return _bare_charge("correction", (Line("correction", "", None, nanos),), 0)
+
+
+def _bare_charge(basis: Basis, lines: tuple[Line, ...], results: int) -> Charge:
+    """A charge by lines alone, without any figure of the provider's."""
     return Charge(
-        nanos=nanos,
-        basis="correction",
-        lines=(Line("correction", "", None, nanos),),
+        nanos=sum(line.nanos for line in lines),
+        basis=basis,
+        lines=lines,
         cost_nanos=None,
         total_nanos=None,
         computed_nanos=None,
@@ -663,5 +757,5 @@ def _correction(nanos: int) -> Charge:
         odd=False,
         notes=(),
         raw=None,
-        results=0,
+        results=results,
     )

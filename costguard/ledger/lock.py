@@ -35,10 +35,12 @@ class WriterLock:
 
     def acquire(self, deadline: float) -> None:
         """Take the lock, waiting until `deadline` (`time.monotonic()`); LedgerError if others keep it."""
-        fd = self._fd if self._fd is not None else self._open()
         while True:
+            # A signal handler may fork, which closes the file, after any call: no copy of the descriptor is kept.
+            while self._fd is None:
+                self._open()
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise LedgerError(
@@ -51,17 +53,16 @@ class WriterLock:
             else:
                 return
 
-    def _open(self) -> int:
+    def _open(self) -> None:
         try:
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise LedgerError(
                 f"cannot open the ledger's lock file {self.path}: {error.strerror}; make it and its folder writable"
             ) from error
-        self._fd = fd
         # A function written in C: no interrupt can come between its call and its effect.
-        self.release = functools.partial(fcntl.flock, fd, fcntl.LOCK_UN)
-        return fd
+        release = functools.partial(fcntl.flock, fd, fcntl.LOCK_UN)
+        self._fd, self.release = fd, release
 
     def close(self) -> None:
         """Close the descriptor, which also releases the lock."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import socket
-import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,6 +91,8 @@ def _exists(pid: int) -> bool:
 
 
 def _run(*command: str) -> str:
+    import subprocess
+
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=5, check=False).stdout.strip()  # noqa: S603
     except OSError:

@@ -11,6 +11,7 @@ from costguard.budgets import ALL_TIME, Budget, Window, day_of, window_at
 from costguard.errors import ConfigurationError
 from costguard.ledger import Balance, Engine, TaskRow, Tx, UsageRow, Verification
 from costguard.ledger.owner import Owner, is_dead
+from costguard.ledger.results import Booked
 from costguard.projects import ancestors
 
 TOKEN_COMPONENTS = ("prompt", "cache", "completion", "unitemized")
@@ -58,6 +59,12 @@ class Attempt(NamedTuple):
 
 
 ATTEMPT = ", ".join(Attempt._fields)
+
+STANDING = (
+    "c.replaces IS NULL"
+    " AND NOT EXISTS (SELECT 1 FROM charges r WHERE r.attempt_id = c.attempt_id AND r.replaces = c.seq)"
+)
+"""SQL condition: the charge `c` was neither taken back nor takes another one back."""
 
 
 @functools.lru_cache(maxsize=1024)
@@ -201,6 +208,11 @@ class Reading:
         return self._engine.read(lambda tx: self._attempts(tx, task_uuid))
 
     @staticmethod
+    def _attempt(tx: Tx, attempt_id: int) -> Attempt:
+        """An attempt that is known to be there."""
+        return Attempt._make(tx.all(f"SELECT {ATTEMPT} FROM attempts WHERE id = ?", (attempt_id,))[0])
+
+    @staticmethod
     def _attempts(tx: Tx, task_uuid: str) -> list[Attempt]:
         rows = tx.all(f"SELECT {ATTEMPT} FROM attempts WHERE task_uuid = ? ORDER BY id", (task_uuid,))
         return [Attempt._make(row) for row in rows]
@@ -209,7 +221,7 @@ class Reading:
         attempts = self._derive(tx, self._attempts(tx, task_uuid))
         charges = tx.all(
             "SELECT c.basis, c.odd, c.nanos FROM charges c JOIN attempts a ON a.id = c.attempt_id"
-            " WHERE a.task_uuid = ? ORDER BY c.seq",
+            f" WHERE a.task_uuid = ? AND {STANDING} ORDER BY c.seq",
             (task_uuid,),
         )
         first = attempts[0]
@@ -301,14 +313,27 @@ class Reading:
         return -(-row[0] // row[1]) if row and row[1] else None
 
     @staticmethod
-    def _results(tx: Tx, task_uuid: str) -> list[tuple[str, int, bool]]:
-        """The results charged for a task: (key, attempt, came as that attempt's own response)."""
+    def _booked(tx: Tx, task_uuid: str) -> list[Booked]:
+        """The results charged for a task, as they stand: without what was replaced, and without corrections."""
         rows = tx.all(
-            "SELECT c.result_keys, c.attempt_id, c.direct FROM attempts a JOIN charges c ON c.attempt_id = a.id"
-            " WHERE a.task_uuid = ? AND c.result_keys IS NOT NULL",
+            "SELECT c.seq, c.attempt_id, coalesce(c.result_key, ''), c.nanos, c.basis, c.direct"
+            " FROM attempts a JOIN charges c ON c.attempt_id = a.id"
+            f" WHERE a.task_uuid = ? AND c.basis <> 'correction' AND {STANDING} ORDER BY c.seq",
             (task_uuid,),
         )
-        return [(key, attempt_id, bool(direct)) for keys, attempt_id, direct in rows for key in json.loads(keys)]
+        return [Booked._make((*row[:-1], bool(row[-1]))) for row in rows]
+
+    def unconfirmed(self, before_us: int) -> list[str]:
+        """Tasks admitted up to `before_us` whose charge is not the provider's figure, and who was not asked yet."""
+        return self._engine.read(
+            lambda tx: [
+                row[0]
+                for row in tx.all(
+                    "SELECT DISTINCT task_uuid FROM attempts WHERE unconfirmed = 1 AND at_us <= ? ORDER BY task_uuid",
+                    (before_us,),
+                )
+            ]
+        )
 
     def open_attempts(self, project: str = "/", window: Window = ALL_TIME) -> list[Attempt]:
         """Attempts whose money is still held; those of dead owners read `unresolved`."""
@@ -341,6 +366,15 @@ class Reading:
             fates[attempt.owner_id] = is_dead(Owner(*row)) if row else True
         dead = fates[attempt.owner_id]
         return self._now_us() - attempt.at_us > FOREIGN_AGE_US if dead is None else dead
+
+
+def over_by_task(attempts: Iterable[Attempt]) -> dict[str, frozenset[int]]:
+    """Each task of `attempts`, as they read now, with those of its attempts that no request is under way for."""
+    found: dict[str, frozenset[int]] = {}
+    for attempt in attempts:
+        ids = {attempt.id} if attempt.ended_us is not None or attempt.status == "unresolved" else frozenset[int]()
+        found[attempt.task_uuid] = found.get(attempt.task_uuid, frozenset()) | ids
+    return found
 
 
 @functools.lru_cache(maxsize=64)

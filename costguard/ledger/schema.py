@@ -59,7 +59,8 @@ CREATE TABLE attempts (
   day TEXT NOT NULL, upper INTEGER, expected INTEGER, price_id TEXT, estimate TEXT NOT NULL,
   tags TEXT NOT NULL, clamped_from INTEGER, owner_id INTEGER NOT NULL, status TEXT NOT NULL, reason TEXT,
   evidence TEXT,
-  held INTEGER NOT NULL, charged INTEGER NOT NULL, seen INTEGER NOT NULL, ended_us INTEGER
+  held INTEGER NOT NULL, charged INTEGER NOT NULL, seen INTEGER NOT NULL, ended_us INTEGER,
+  unconfirmed INTEGER
 ) STRICT;
 CREATE INDEX attempts_by_task ON attempts (task_uuid);
 CREATE INDEX attempts_by_time ON attempts (at_us);
@@ -69,12 +70,13 @@ CREATE TABLE entries (
   held INTEGER NOT NULL, spent INTEGER NOT NULL, reason TEXT, basis TEXT, cost_nanos INTEGER,
   total_nanos INTEGER, computed_nanos INTEGER, price_id TEXT, prompt_tokens INTEGER,
   completion_tokens INTEGER, reasoning_tokens INTEGER, cached_tokens INTEGER, cache_reading TEXT,
-  odd INTEGER, results INTEGER, notes TEXT, raw TEXT, result_keys TEXT, direct INTEGER
+  odd INTEGER, results INTEGER, notes TEXT, raw TEXT, result_key TEXT, direct INTEGER, replaces INTEGER
 ) STRICT;
+CREATE INDEX attempts_unconfirmed ON attempts (at_us) WHERE unconfirmed = 1;
 CREATE INDEX charges_by_attempt ON entries (attempt_id) WHERE kind = 'charge';
 CREATE VIEW charges AS SELECT seq, attempt_id, at_us, spent AS nanos, basis, cost_nanos, total_nanos,
   computed_nanos, price_id, prompt_tokens, completion_tokens, reasoning_tokens, cached_tokens, cache_reading,
-  odd, results, notes, raw, reason, result_keys, direct FROM entries WHERE kind = 'charge';
+  odd, results, notes, raw, reason, result_key, direct, replaces FROM entries WHERE kind = 'charge';
 CREATE TABLE holds (
   attempt_id INTEGER NOT NULL, budget_id INTEGER NOT NULL, project TEXT NOT NULL, per TEXT NOT NULL,
   window_us INTEGER NOT NULL, window_end_us INTEGER, limit_nanos INTEGER NOT NULL,

@@ -68,6 +68,15 @@ def _charges(tx: Tx) -> Findings:
             yield f"charge {seq} is {to_text(nanos)}, its lines sum to {to_text(lines)}"
         else:
             yield None if basis else f"charge {seq} has no basis"
+    for seq, nanos, replaced in tx.each(
+        "SELECT c.seq, c.nanos, (SELECT sum(o.nanos) FROM charges o WHERE o.seq = c.replaces AND o.seq < c.seq"
+        " AND o.attempt_id = c.attempt_id AND o.replaces IS NULL)"
+        " FROM charges c WHERE c.replaces IS NOT NULL"
+    ):
+        yield None if replaced == -nanos else f"charge {seq} takes back {to_text(-nanos)}, which was not charged"
+    for replaced, times in tx.each("SELECT replaces, count(*) FROM charges GROUP BY replaces HAVING count(*) > 1"):
+        if replaced is not None:
+            yield f"charge {replaced} is taken back {times} times"
     for seq, kind in tx.each("SELECT seq, kind FROM entries WHERE kind <> 'charge' AND spent <> 0"):
         yield f"entry {seq} is a {kind} and spends money"
 

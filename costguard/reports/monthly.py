@@ -37,13 +37,6 @@ class ReportRow(NamedTuple):
     cost: Decimal
 
 
-class BasisShare(NamedTuple):
-    """What was charged on one basis: how many charges, and their USD."""
-
-    charges: int
-    cost: Decimal
-
-
 class Unresolved(NamedTuple):
     """The month's tasks whose outcome is not known yet, and the USD held for them (their worst case)."""
 
@@ -56,7 +49,8 @@ class MonthlyReport:
     """What the tasks admitted in `month` (`YYYY-MM` in `timezone`) were charged, in USD, by `as_of`.
 
     The costs of `rows` sum to `total`, exactly. `columns` are the names of their keys, in order; `tasks`
-    counts distinct tasks, which rows may share. `project` is None for all projects.
+    counts distinct tasks, which rows may share. `bases` splits `total` by where its figures came from.
+    `project` is None for all projects.
     """
 
     month: str
@@ -67,7 +61,7 @@ class MonthlyReport:
     total: Decimal
     tasks: int
     tokens: int | None
-    bases: Mapping[str, BasisShare]
+    bases: Mapping[str, Decimal]
     unresolved: Unresolved
     as_of: datetime
 
@@ -130,7 +124,7 @@ def monthly(
         total=money.to_usd(nanos),
         tasks=sum(row.tasks for row in whole),
         tokens=_known(sum(row.tokens for row in whole), nanos),
-        bases={row.keys[0]: BasisShare(row.tasks, money.to_usd(row.nanos)) for row in bases},
+        bases={row.keys[0]: money.to_usd(row.nanos) for row in bases},
         unresolved=Unresolved(
             len({attempt.task_uuid for attempt in open_attempts}),
             money.to_usd(sum(attempt.held for attempt in open_attempts)),

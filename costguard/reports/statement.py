@@ -23,7 +23,7 @@ def to_json(report: MonthlyReport) -> str:
             "tasks": report.tasks,
             "tokens": report.tokens,
             "rows": _rows(report),
-            "bases": {basis: share._asdict() for basis, share in report.bases.items()},
+            "bases": report.bases,
             "unresolved": report.unresolved._asdict(),
             "as_of": report.as_of,
         }
@@ -60,9 +60,9 @@ def _keys(report: MonthlyReport) -> tuple[Column, ...]:
 
 def _notes(report: MonthlyReport) -> list[str]:
     notes = []
-    for basis, share in report.bases.items():
+    for basis, cost in report.bases.items():
         origin = "the provider's figure" if basis in PROVIDER_BASES else "not the provider's figure"
-        notes.append(f"{usd(share.cost)} USD by {basis} ({_count(share.charges, 'charge')}, {origin}).")
+        notes.append(f"{usd(cost)} USD by {basis} ({origin}).")
     if report.bases.keys() - {"breakdown"}:
         notes.append("Tokens are those that were stated; charges not by breakdown may come without.")
     if report.unresolved.tasks:

@@ -6,7 +6,6 @@ whatever was billed must be recorded. The wire is described at https://runware.a
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import uuid
@@ -388,27 +387,12 @@ class Item(NamedTuple):
     has_result: bool
     text_length: int
 
-    def key(self, n: int = 0) -> str:
-        """The identity of this result within its task: by index, else seed, else a digest of its figures.
-
-        `n` is its ordinal among the items of equal figures in one envelope (see `result_keys`).
-        """
-        if self.result_index is not None:
-            return f"i:{self.result_index}"
-        if self.seed is not None:
-            return f"s:{self.seed}"
-        return f"d:{hashlib.sha256(self.figures.raw().encode()).hexdigest()[:16]}#{n}"
-
-
-def result_keys(items: Iterable[Item]) -> tuple[str, ...]:
-    """The keys of one task's items of one envelope, in order."""
-    seen: dict[str, int] = {}
-    keys = []
-    for item in items:
-        first = item.key(0)
-        n = seen[first] = seen.get(first, -1) + 1
-        keys.append(item.key(n) if n else first)
-    return tuple(keys)
+    @property
+    def names(self) -> str:
+        """What this result is called within its task: its index and its seed, as far as they are told."""
+        index = "" if self.result_index is None else f"i:{self.result_index}"
+        seed = "" if self.seed is None else f"s:{self.seed}"
+        return f"{index} {seed}".strip()
 
 
 @dataclass(frozen=True, slots=True)

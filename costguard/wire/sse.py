@@ -73,8 +73,10 @@ class Outcome(NamedTuple):
     frames: int
     text_length: int
     is_done: bool
+    is_complete: bool
+    """True if every result that began came to its end."""
     has_figures: bool
-    """True if every result finished and told its cost."""
+    """True if every result that began finished and told its cost."""
 
 
 class _Result:
@@ -164,5 +166,6 @@ class Reader:
             self._frames.get(task_uuid, 0),
             self._lengths.get(task_uuid, 0),
             self._is_done,
+            len(ended) == len(results),
             bool(ended) and len(ended) == len(results) and all(i.figures.cost is not None for i in items),
         )

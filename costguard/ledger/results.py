@@ -1,0 +1,79 @@
+"""Which results of a task are one and the same: what came by one road and comes again by another.
+
+A result is known by its `resultIndex`, its `seed` and its figures, as far as each road tells them: a
+stream tells no seed, a record without its cost no figures, and a task sent again may repeat an index, or a
+seed that its caller gave. A key holds all three, so that what any two of them share can be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from costguard.billing import WEAK, Basis, Charge
+
+FIGURES = "f"
+"""The part of a key that tells figures. All others are names; results that differ in one are not the same."""
+
+
+def result_key(names: str, charge: Charge | None) -> str:
+    """The key of a result: its names and, as far as its charge has them, the figures it was told with."""
+    told = charge.total_nanos if charge and charge.total_nanos is not None else charge and charge.cost_nanos
+    if charge is None or (told is None and charge.completion_tokens is None):
+        return names
+    return f"{names} {FIGURES}:{told},{charge.prompt_tokens},{charge.completion_tokens}".lstrip()
+
+
+class Booked(NamedTuple):
+    """A result as the ledger charged it. `direct`: by its attempt's own response; amounts in nano-USD."""
+
+    seq: int
+    attempt_id: int
+    key: str
+    nanos: int
+    basis: Basis
+    direct: bool
+
+
+def same_results(
+    known: Sequence[Booked], seen: Sequence[tuple[str, int | None]], *, whole: bool = False
+) -> list[Booked | None]:
+    """For each result seen (key, and nano-USD if it has a figure) the known one that it is; None: it is new.
+
+    A known result is matched once. The surest pairs go first: equal figures, then equal names, then, where
+    one of the two tells too little to be told apart, what is left. `whole`: `seen` lists all that was ever
+    billed for the task, so that each known result must be in it.
+    """
+    left = list(known)
+    found: list[Booked | None] = [None] * len(seen)
+    for wanted in range(_RANKS):
+        for n, (key, nanos) in enumerate(seen):
+            if found[n] is None:
+                found[n] = next((one for one in left if _rank(one, key, nanos, whole) == wanted), None)
+                if found[n] is not None:
+                    left.remove(found[n])  # type: ignore[arg-type]
+    return found
+
+
+_RANKS = 5
+
+
+def _rank(known: Booked, key: str, nanos: int | None, whole: bool) -> int | None:
+    """How surely the two are one result, 0 the surest; None if they are not."""
+    a, b = _parts(known.key), _parts(key)
+    shared = (a.keys() & b.keys()) - {FIGURES}
+    if any(a[part] != b[part] for part in shared):
+        return None
+    if FIGURES in a and a[FIGURES] == b.get(FIGURES):
+        return 0
+    is_other_amount = int(known.nanos != nanos)
+    if shared:
+        return 1 + is_other_amount
+    if whole or known.basis in WEAK or FIGURES not in a or FIGURES not in b:
+        return 3 + is_other_amount
+    return None
+
+
+def _parts(key: str) -> dict[str, str]:
+    """`"i:0 s:7 f:1217000,74,216"` by its letters; a part without one is a name of its own."""
+    return {name: value for name, _, value in (part.rpartition(":") for part in key.split())}

@@ -1,18 +1,41 @@
 """costguard: wrap your LLM client so that the bill can never surprise you."""
 
-from costguard.budgets import Budget
-from costguard.errors import (
-    BudgetExceeded,
-    ConfigurationError,
-    CostguardError,
-    InvalidRequest,
-    LedgerError,
-    PriceFileError,
-    UnpricedTask,
-)
-from costguard.estimate import Estimate
-from costguard.guard import BudgetStatus, Guard
-from costguard.ledger import Alert
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from costguard.budgets import Budget
+    from costguard.errors import (
+        BudgetExceeded,
+        ConfigurationError,
+        CostguardError,
+        InvalidRequest,
+        LedgerError,
+        PriceFileError,
+        UnpricedTask,
+    )
+    from costguard.estimate import Estimate
+    from costguard.guard import BudgetStatus, Guard
+    from costguard.ledger import Alert
+    from costguard.receipt import Receipt
+
+_HOMES = {
+    "Alert": "ledger",
+    "Budget": "budgets",
+    "BudgetExceeded": "errors",
+    "BudgetStatus": "guard",
+    "ConfigurationError": "errors",
+    "CostguardError": "errors",
+    "Estimate": "estimate",
+    "Guard": "guard",
+    "InvalidRequest": "errors",
+    "LedgerError": "errors",
+    "PriceFileError": "errors",
+    "Receipt": "receipt",
+    "UnpricedTask": "errors",
+}
+"""Public name -> the module it lives in."""
 
 __all__ = [
     "Alert",
@@ -26,5 +49,21 @@ __all__ = [
     "InvalidRequest",
     "LedgerError",
     "PriceFileError",
+    "Receipt",
     "UnpricedTask",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name when it is first asked for: the command's help needs none of them."""
+    from importlib import import_module
+
+    if name not in _HOMES:
+        raise AttributeError(f"module 'costguard' has no attribute {name!r}")
+    value = getattr(import_module(f"costguard.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -73,9 +73,9 @@ class Estimate:
 
     def to_json(self) -> str:
         """Token counts as the ledger keeps them: modality -> [expected, upper]."""
-        counts = {m: list(count) for m, count in self.prompt.items() if count.upper}
-        counts["completion"] = list(self.completion)
-        return json.dumps(counts)
+        counts = [f'"{m}": [{n.expected}, {n.upper}]' for m, n in self.prompt.items() if n.upper]
+        counts.append(f'"completion": [{self.completion.expected}, {self.completion.upper}]')
+        return f"{{{', '.join(counts)}}}"
 
     def allowing(self, tokens: int) -> Estimate:
         """The same task with an allowance of at most `tokens` completion tokens."""

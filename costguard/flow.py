@@ -29,6 +29,8 @@ class Call(NamedTuple):
     host: str
     """Lower-case host, with `:port` if the URL states one."""
     path: str
+    concern: str
+    """Why the guard looks at it: see `Gate.concerns`."""
     options: object
     """What the caller passed as `extensions["costguard"]`, or None."""
 
@@ -149,14 +151,13 @@ def exchange(guard: Guard, call: Call) -> Flow:
 
 def _admitted(guard: Guard, call: Call, body: bytes) -> Generator[Effect, Any, Admission | None]:
     """Knock until the gate opens or refuses; between two knocks it may want the truth of older calls."""
-    entry = yield Work(lambda: guard.enter(call, body))
-    while entry is not None:
-        admitted: list[Admission] = []
+    knock = _Knock(guard, call, body)
+    while True:
         try:
-            answer = yield Work(functools.partial(_attempt, entry, admitted))
+            answer = yield Work(knock)
         except GeneratorExit:
             # The thread may still be at it: what follows runs behind it.
-            guard.offload.later(functools.partial(_give_back, guard, admitted))
+            guard.offload.later(functools.partial(_give_back, guard, knock))
             raise
         match answer:
             case Question():
@@ -165,25 +166,38 @@ def _admitted(guard: Guard, call: Call, body: bytes) -> Generator[Effect, Any, A
                 except Exception as error:  # noqa: BLE001  the refusal stands then, whatever it was
                     log.info("could not ask for unresolved tasks: %s", type(error).__name__)
                 else:
-                    yield Work(lambda: guard.learn(answer.asked, status, reply))  # noqa: B023
+                    yield Work(functools.partial(guard.learn, answer.asked, status, reply))
             case Pause():
                 yield answer
             case _:
-                admission: Admission | None = answer
-                return admission
-    return None
+                return knock.admission
 
 
-def _attempt(entry: Entry, admitted: list[Admission]) -> Admission | Question | Pause | None:
-    answer = entry.attempt()
-    if answer is not None and not isinstance(answer, (Question, Pause)):
-        admitted.append(answer)
-    return answer
+class _Knock:
+    """Brings one POST to the gate, and knocks again each time it is called."""
+
+    def __init__(self, guard: Guard, call: Call, body: bytes) -> None:
+        self._guard = guard
+        self._call = call
+        self._body = body
+        self._entry: Entry | None = None
+        self.admission: Admission | None = None
+
+    def __call__(self) -> Question | Pause | None:
+        if self._entry is None:
+            self._entry = self._guard.enter(self._call, self._body)
+            if self._entry is None:
+                return None
+        answer = self._entry.attempt()
+        if isinstance(answer, (Question, Pause)):
+            return answer
+        self.admission = answer
+        return None
 
 
-def _give_back(guard: Guard, admitted: list[Admission]) -> None:
-    for admission in admitted:
-        guard.settlement.never_sent(admission, "the caller went away before it was sent")
+def _give_back(guard: Guard, knock: _Knock) -> None:
+    if knock.admission is not None:
+        guard.settlement.never_sent(knock.admission, "the caller went away before it was sent")
 
 
 def _is_stream(head: Head, admission: Admission) -> bool:

@@ -177,15 +177,18 @@ class Gate:
         mean = self._history.mean(options.project, known.model, at_us) if known else None
         return estimate(task, self.prices, at_us, options.media_max, mean)
 
-    def concerns(self, call: Call) -> str | None:
-        """Whether a POST may be guarded: "native", "openai", "maybe" (its body decides) or None."""
+    def concerns(self, host: str, path: str) -> str | None:
+        """Whether a POST may be guarded: "native", "openai", "maybe" (its body decides) or None.
+
+        `host` is in lower case, with `:port` if the URL states one.
+        """
         if self.mode == OFF:
             return None
-        path = call.path.rstrip("/")
-        host = call.host.partition(":")[0]
-        ours = host == "runware.ai" or host.endswith(".runware.ai")
+        path = path.rstrip("/")
+        name = host.partition(":")[0]
+        ours = name == "runware.ai" or name.endswith(".runware.ai")
         for endpoint_host, endpoint_path in self._endpoints:
-            if endpoint_host in (call.host, host):
+            if endpoint_host in (host, name):
                 ours = True
                 if endpoint_path == path:
                     return "native"
@@ -197,8 +200,8 @@ class Gate:
 
     def entry(self, call: Call, body: bytes) -> Entry | None:
         """Read `body`; None if it is not to be guarded. Raises what keeps it from being sent."""
-        kind = self.concerns(call)
-        if kind is None or (kind == "maybe" and not native.looks_guarded(body)):
+        kind = call.concern
+        if kind == "maybe" and not native.looks_guarded(body):
             return None
         options = self.options(call.options)
         try:
@@ -206,7 +209,7 @@ class Gate:
                 self._refuse_unmetered(call, options)
                 return None
             request = native.parse_request(body)
-            request.body()
+            sent = request.body()
         except InvalidRequest as error:
             if kind == "maybe" and not _has_task_type(body):
                 return None
@@ -216,7 +219,7 @@ class Gate:
             return None
         if not any(task.billable or task.task_type in _ASKS for task in request.tasks):
             return None
-        return Entry(self, request, options)
+        return Entry(self, request, sent, options)
 
     def _refuse_unmetered(self, call: Call, options: Options) -> None:
         path = ancestors(options.project)
@@ -236,9 +239,10 @@ class Gate:
 class Entry:
     """One POST at the gate. `attempt` is called until it says yes or raises; each call may block."""
 
-    def __init__(self, gate: Gate, request: native.Request, options: Options) -> None:
+    def __init__(self, gate: Gate, request: native.Request, body: bytes, options: Options) -> None:
         self._gate = gate
         self._request = request
+        self._body = body if request.changed else None
         self._options = options
         self._tasks = [task for task in request.tasks if task.billable]
         self._estimates: list[Estimate] = []
@@ -319,7 +323,7 @@ class Entry:
         for task, found, attempt_id, upper in zip(
             self._tasks, self._estimates, answer.attempt_ids, answer.uppers, strict=True
         ):
-            receipt = TaskReceipt(task.uuid, project, found.model, None if upper is None else money.to_usd(upper))
+            receipt = TaskReceipt(task.uuid, project, found.model, upper)
             if task.uuid in self._asked_tokens:
                 receipt.clamped_from, receipt.clamped_to = self._asked_tokens[task.uuid], found.completion.upper
                 log.warning(
@@ -327,7 +331,7 @@ class Entry:
                     task.uuid, project, receipt.clamped_from, receipt.clamped_to,
                 )  # fmt: skip
             held[task.uuid] = Held(attempt_id, task, found, receipt)
-        return Admission(self._request.body() if self._request.changed else None, self._request.tasks, held)
+        return Admission(self._body, self._request.tasks, held)
 
     # -- before a refusal -----------------------------------------------------------------------
 
@@ -383,6 +387,7 @@ class Entry:
                 self._asked_tokens.setdefault(task.uuid, old.completion.upper)
                 native.set_max_tokens(task, new.completion.upper)
                 self._request.changed = True
+        self._body = self._request.body()
         self._estimates = lowered(low)
         return True
 

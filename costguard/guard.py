@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -18,7 +18,7 @@ from costguard.estimate import Estimate
 from costguard.flow import Call
 from costguard.gate import ASK_AGE_US, MODES, Entry, Gate
 from costguard.ledger import Alert, Verification
-from costguard.ledger.book import Ledger
+from costguard.ledger.book import Ledger, wall_clock_us
 from costguard.media import parse_media_max
 from costguard.offload import Worker
 from costguard.prices import PriceBook
@@ -84,7 +84,7 @@ class Guard:
         self.project = parse_project(project)
         self.mode = _parse_mode(mode)
         self.prices = prices if isinstance(prices, PriceBook) else PriceBook.load(prices)
-        self._clock = clock or _utc_now
+        self._clock = clock
         self._on_alert = on_alert
         stated = parse_media_max(media_max or {})
         self.offload = Worker()
@@ -279,7 +279,7 @@ class Guard:
 
     def now_us(self) -> int:
         """The guard's clock: UTC microseconds."""
-        return to_us(self._clock())
+        return wall_clock_us() if self._clock is None else to_us(self._clock())
 
     # -- one exchange, as `flow` asks for it ----------------------------------------------------
 
@@ -327,14 +327,10 @@ def open_ledger(
 
     engine = SqliteEngine(default_path() if path is None else path, durability=durability)
     try:
-        return Ledger(engine, timezone=timezone, now_us=now_us or (lambda: to_us(_utc_now())))
+        return Ledger(engine, timezone=timezone, now_us=now_us or wall_clock_us)
     except BaseException:
         engine.close()
         raise
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 def _parse_mode(mode: str) -> str:

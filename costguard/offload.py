@@ -27,7 +27,8 @@ class Worker:
     """Runs functions on a thread of its own, in order; started when first needed, and after a fork."""
 
     def __init__(self) -> None:
-        self._start_lock = threading.Lock()
+        # Reentrant: the end of a stream that was dropped comes from garbage collection, at any moment.
+        self._start_lock = threading.RLock()
         self._pid = 0
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from costguard import money
 from costguard.billing import Charge, charge_each, charge_items, weakest
 from costguard.errors import ConfigurationError, LedgerError
 from costguard.gate import Admission, Held
@@ -348,9 +347,9 @@ def _tell(held: Held, endings: Sequence[Ending]) -> None:
             case Settle():
                 charged += ending.charge.nanos
                 receipt.status = "unresolved" if ending.keep_rest else "settled"
-                receipt.charged = money.to_usd(charged)
+                receipt.charged_nanos = charged
                 receipt.basis = weakest(receipt.basis, ending.charge.basis)
             case Release():
-                receipt.status, receipt.charged = "released", money.to_usd(0)
+                receipt.status, receipt.charged_nanos = "released", 0
             case Doubt():
                 receipt.status = "unresolved"

@@ -98,11 +98,11 @@ def verified(ledger: Ledger) -> bool:
     return True
 
 
-def python(code: str, *args: object) -> subprocess.Popen[str]:
-    """A fresh interpreter that runs `code`, with the tests' modules at hand and pipes for its streams."""
+def python(code: str, *args: object, under: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """A fresh interpreter that runs `code` (under another command), with the tests' modules and pipes at hand."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(Path(__file__).parent), *sys.path))}
     return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, args)],
+        [*under, sys.executable, "-c", code, *map(str, args)],
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

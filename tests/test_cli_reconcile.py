@@ -179,6 +179,18 @@ def test_a_provider_that_does_not_answer_the_question_is_an_error_and_changes_no
         assert [entry["task_uuid"] for entry in reconciled(run, url)["settled"]] == [lost]
 
 
+def test_a_wrong_address_is_an_error_and_releases_nothing(
+    run: Run, lose: Lose, guard: Guard, standin: StandIn, clock: Clock
+) -> None:
+    lost = lose("drop_before")
+    before = the(guard, lost)
+    clock.now += timedelta(days=1)
+    with standin.serve() as url:
+        found = reconciled(run, f"{url}/v2", code=1)
+    assert found["left"] == [{"task_uuid": lost, "reason": "the provider answered notFound"}]
+    assert the(guard, lost) == before
+
+
 def test_a_refused_key_releases_nothing_whatever_words_it_is_refused_with(
     lose: Lose, guard: Guard, clock: Clock
 ) -> None:

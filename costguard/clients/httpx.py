@@ -108,11 +108,10 @@ class GuardedTransport:
 
     def handle_request(self, request: Any) -> Any:
         """Send `request` under guard and return the inner transport's response."""
-        call = _call(request)
-        concern = None if call is None else self.guard.gate.concerns(call)
-        if call is None or concern is None:
+        call = _call(self.guard, request)
+        if call is None:
             return self.inner.handle_request(request)
-        port = _SyncPort(self.inner, request, self.guard, concern)
+        port = _SyncPort(self.inner, request, self.guard, call.concern)
         drive(exchange(self.guard, call), port)
         return port.response
 
@@ -137,11 +136,10 @@ class AsyncGuardedTransport:
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send `request` under guard and return the inner transport's response."""
-        call = _call(request)
-        concern = None if call is None else self.guard.gate.concerns(call)
-        if call is None or concern is None:
+        call = _call(self.guard, request)
+        if call is None:
             return await self.inner.handle_async_request(request)
-        port = _AsyncPort(self.inner, request, self.guard, concern)
+        port = _AsyncPort(self.inner, request, self.guard, call.concern)
         await adrive(exchange(self.guard, call), port, self.guard.offload)
         return port.response
 
@@ -314,17 +312,17 @@ def _stream_class(base: type, listening: type) -> Any:
     return type("GuardedStream", (listening, base), {})
 
 
-def _call(request: Any) -> Call | None:
-    """What the guard needs to know of a POST; None for anything else."""
+def _call(guard: Guard, request: Any) -> Call | None:
+    """What the guard needs to know of a POST; None for what it does not look at."""
     if request.method != "POST":
         return None
     url = request.url
     host = url.raw_host.decode("ascii").lower()
-    return Call(
-        host if url.port is None else f"{host}:{url.port}",
-        url.raw_path.partition(b"?")[0].decode("ascii"),
-        request.extensions.get(OPTIONS),
-    )
+    if url.port is not None:
+        host = f"{host}:{url.port}"
+    path = url.raw_path.partition(b"?")[0].decode("ascii")
+    concern = guard.gate.concerns(host, path)
+    return None if concern is None else Call(host, path, concern, request.extensions.get(OPTIONS))
 
 
 def _header(message: Any, name: bytes) -> str:

@@ -70,7 +70,8 @@ class _State(NamedTuple):
         return self.budget.limit_nanos - self.spent - self.held
 
 
-def _wall_clock_us() -> int:
+def wall_clock_us() -> int:
+    """Now, in UTC microseconds."""
     return time.time_ns() // 1000
 
 
@@ -82,7 +83,7 @@ class Ledger(Reading):
     """
 
     def __init__(
-        self, engine: Engine, *, timezone: str | None = None, now_us: Callable[[], int] = _wall_clock_us
+        self, engine: Engine, *, timezone: str | None = None, now_us: Callable[[], int] = wall_clock_us
     ) -> None:
         super().__init__(engine, now_us)
         self._owner: tuple[int, int] | None = None

@@ -132,8 +132,8 @@ def _floor(path: Path, durability: str) -> Callable[[], object]:
     def run() -> None:
         execute("BEGIN IMMEDIATE")
         execute(
-            "SELECT b.id, b.amount, w.spent, w.held FROM budgets b JOIN balances w ON w.budget_id = b.id AND w.window = 1"
-            " WHERE b.project IN (?,?,?)",
+            "SELECT b.id, b.amount, w.spent, w.held FROM budgets b JOIN balances w"
+            " ON w.budget_id = b.id AND w.window = 1 WHERE b.project IN (?,?,?)",
             ("acme/search", "acme", "/"),
         ).fetchall()
         task_id = execute(

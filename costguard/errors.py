@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from costguard.budgets import Budget
 
 
 class CostguardError(Exception):
-    """Base of all errors raised by costguard itself."""
+    """Base of all errors raised by costguard itself. They survive pickling, so a process pool passes them on."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(kind: type[CostguardError], args: tuple[Any, ...], state: dict[str, Any]) -> CostguardError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 class ConfigurationError(CostguardError, ValueError):

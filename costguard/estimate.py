@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
 from costguard import money, tokens
 from costguard.errors import ConfigurationError
-from costguard.media import MODALITIES, Count, MediaMax, count_media
+from costguard.media import MODALITIES, Count, MediaCount, MediaMax, Recalled, Reference, count_media
 from costguard.prices import ModelPrices, Price, PriceBook
 from costguard.wire.native import Task
 
@@ -18,6 +18,7 @@ COMPLETION_DEFAULT = 4096
 """Runware's `settings.maxTokens` when absent, as its model pages document."""
 
 _NOTHING = dict.fromkeys(MODALITIES, Count(0, 0))
+_NO_MEDIA = MediaCount(_NOTHING, (), {})
 _NOT_PROMPT = frozenset(
     [
         "taskType",
@@ -60,6 +61,8 @@ class Estimate:
     context_tokens: int
     fees_nanos: int
     """Worst case of the features the task may use, per result."""
+    teaches: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    """Media whose count the bill will tell, as in `MediaCount`."""
 
     @property
     def expected(self) -> Decimal | None:
@@ -72,9 +75,11 @@ class Estimate:
         return None if self.upper_nanos is None else money.to_usd(self.upper_nanos)
 
     def to_json(self) -> str:
-        """Token counts as the ledger keeps them: modality -> [expected, upper]."""
+        """Token counts as the ledger keeps them: modality -> [expected, upper]; "media" -> `teaches`."""
         counts = [f'"{m}": [{n.expected}, {n.upper}]' for m, n in self.prompt.items() if n.upper]
         counts.append(f'"completion": [{self.completion.expected}, {self.completion.upper}]')
+        if self.teaches:
+            counts.append(f'"media": {json.dumps(self.teaches)}')
         return f"{{{', '.join(counts)}}}"
 
     def allowing(self, tokens: int) -> Estimate:
@@ -97,10 +102,12 @@ def estimate(
     at_us: int,
     media_max: MediaMax = MediaMax(),  # noqa: B008
     mean_completion: int | None = None,
+    recalled: Mapping[Reference, Recalled] | None = None,
 ) -> Estimate:
     """Estimate a billable task at the prices of the instant `at_us` (UTC microseconds).
 
-    `mean_completion`: completion tokens of a result as learned from history, None without any.
+    `mean_completion`: completion tokens of a result as learned from history, None without any. `recalled`:
+    what the ledger has of the task's `media.references`.
     ConfigurationError if the prices themselves forbid a figure, such as an absurd `maxTokens`.
     """
     known = book.find(task.model) if task.model else None
@@ -109,7 +116,7 @@ def estimate(
         reason = f"no price is known for {named}"
         name = known.model if known else task.model or task.task_type
         return Estimate(name, task.results, _NOTHING, Count(0, 0), False, None, None, None, reason, (), 0, 0)
-    prompt, unbounded = _prompt(task.raw, known, media_max)
+    prompt, media = _prompt(task.raw, known, media_max, recalled)
     allowed = task.max_tokens if task.max_tokens is not None else known.completion_default
     completion = Count(allowed if mean_completion is None else min(mean_completion, allowed), allowed)
     price = unpriced = expected = upper = None
@@ -130,9 +137,10 @@ def estimate(
         upper_nanos=None if upper is None else (upper + fees) * task.results,
         price=price,
         unpriced=unpriced,
-        unbounded=unbounded,
+        unbounded=media.unbounded,
         context_tokens=known.context_tokens,
         fees_nanos=fees,
+        teaches=media.teaches,
     )
 
 
@@ -146,8 +154,11 @@ def _cost(price: Price, prompt: Mapping[str, Count], completion: Count, context_
 
 
 def _prompt(
-    raw: Mapping[str, Any], known: ModelPrices, media_max: MediaMax
-) -> tuple[Mapping[str, Count], tuple[str, ...]]:
+    raw: Mapping[str, Any],
+    known: ModelPrices,
+    media_max: MediaMax,
+    recalled: Mapping[Reference, Recalled] | None,
+) -> tuple[Mapping[str, Count], MediaCount]:
     size = expected = messages = 0
     for text in _texts(raw):
         size += len(text.encode("utf-8", "surrogatepass"))
@@ -156,9 +167,9 @@ def _prompt(
     upper = tokens.text_upper(size, expected, messages) if known.tokenizer == "gemma4" else size
     text_count = Count(min(expected, size), upper)
     if not raw.get("inputs"):
-        return {**_NOTHING, "TEXT": text_count}, ()
-    media = count_media(raw["inputs"], known.media, media_max, known.context_tokens)
-    return {**media.counts, "TEXT": text_count}, media.unbounded
+        return {**_NOTHING, "TEXT": text_count}, _NO_MEDIA
+    media = count_media(raw["inputs"], known.media, media_max, known.context_tokens, recalled)
+    return {**media.counts, "TEXT": text_count}, media
 
 
 def _texts(raw: Mapping[str, Any]) -> Iterator[str]:

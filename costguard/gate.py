@@ -20,7 +20,7 @@ from costguard.flow import Call, Pause, Question
 from costguard.ledger import Admitted, Alert, NewAttempt, Refused, Unpriced
 from costguard.ledger.book import Ledger
 from costguard.ledger.reading import over_by_task
-from costguard.media import MediaMax, parse_media_max
+from costguard.media import MediaMax, Recalled, Reference, digest, parse_media_max, references
 from costguard.prices import PriceBook
 from costguard.projects import ancestors, parse_project, parse_tags
 from costguard.receipt import Receipt, TaskReceipt
@@ -41,6 +41,9 @@ HISTORY_AGE_US = 60 * 1_000_000
 
 HISTORY_MAX = 1000
 """Pairs of project and model whose expectation is remembered."""
+
+RECALLED_MAX = 500
+"""References to media that are looked up for one task; the others count as never seen."""
 
 CLAMPS_MAX = 3
 """How often a call is clamped anew when others take the money in between."""
@@ -175,7 +178,18 @@ class Gate:
         """Estimate `task` as it would be admitted now."""
         known = self.prices.find(task.model) if task.model else None
         mean = self._history.mean(options.project, known.model, at_us) if known else None
-        return estimate(task, self.prices, at_us, options.media_max, mean)
+        recalled = self._recall(known.model, task.raw["inputs"]) if known and task.raw.get("inputs") else None
+        return estimate(task, self.prices, at_us, options.media_max, mean, recalled)
+
+    def _recall(self, model: str, inputs: object) -> dict[Reference, Recalled] | None:
+        """What the ledger has of the URLs and UUIDs in `inputs`."""
+        named = references(inputs)[:RECALLED_MAX]
+        if not named:
+            return None
+        key = self.ledger.media_key()
+        digests = {reference: digest(key, model, reference) for reference in named}
+        counts = self.ledger.media_counts(list(digests.values()))
+        return {reference: Recalled(found, counts.get(found)) for reference, found in digests.items()}
 
     def concerns(self, host: str, path: str) -> str | None:
         """Whether a POST may be guarded: "native", "openai", "maybe" (its body decides) or None.

@@ -133,7 +133,7 @@ def _media(table: _Table, prices: Iterable[Price], context_tokens: int) -> Media
             table.refuse(key, f"missing; {modality} is priced, so its tokens must be stated")
         else:
             counts[key] = context_tokens
-    media = MediaTokens(**counts)
+    media = MediaTokens(**counts, image_grid=table.has("image_grid") and table.flag("image_grid"))
     if media.image_expected > media.image_upper:
         table.refuse("image_expected", f"{media.image_expected} is above image_upper = {media.image_upper}")
     if media.frame_expected > media.frame_upper:
@@ -251,6 +251,12 @@ class _Table:
         value = self._value(key)
         if type(value) is not int or not least <= value <= COUNT_MAX:
             self.refuse(key, f"expected a whole number from {least} to {COUNT_MAX}, got {value!r}")
+        return value
+
+    def flag(self, key: str) -> bool:
+        value = self._value(key)
+        if not isinstance(value, bool):
+            self.refuse(key, f"expected true or false, got {value!r}")
         return value
 
     def usd(self, key: str) -> int:

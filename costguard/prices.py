@@ -68,6 +68,7 @@ class MediaTokens(NamedTuple):
     """Tokens of one image, one video frame (at 1 frame per second), one second of audio, one PDF page.
 
     Where the model has no price for a modality and its file states no count, the whole context stands in.
+    `image_grid`: an image is scaled to fill at most `image_upper` square patches, of a token each.
     """
 
     image_expected: int
@@ -76,6 +77,7 @@ class MediaTokens(NamedTuple):
     frame_upper: int
     audio_per_s: int
     document_page: int
+    image_grid: bool = False
 
 
 class FeatureFee(NamedTuple):

@@ -212,7 +212,7 @@ class Settlement:
             charge_items(
                 [item.figures],
                 price=self._price(attempt),
-                prompt_expected={m: count[0] for m, count in counts.items() if m != "completion"},
+                prompt_expected={m: count[0] for m, count in counts.items() if m not in ("completion", "media")},
                 expected_nanos=_per_result(attempt.expected, attempt.results),
             )
             for item in items

@@ -259,7 +259,7 @@ def test_an_amount_as_float_is_a_type_error() -> None:
         ({"per": "hour"}, r"^per: found 'hour'; use one of task, day, week"),
         ({"per": 30}, r"^per: found 30"),
         ({"timezone": "Mars/Olympus"}, r"^timezone: 'Mars/Olympus' is not"),
-        ({"action": "stop"}, r"^action: found 'stop'; use one of block, warn"),
+        ({"action": "stop"}, r"^action: found 'stop'; use one of block, clamp, warn"),
         ({"action": None}, r"^action: found None"),
         ({"warn_at": "50,80"}, r"^warn_at: expected whole percents .* found '50,80'"),
         ({"warn_at": 80}, r"^warn_at: expected whole percents .* found 80"),

@@ -164,7 +164,7 @@ def test_a_warn_budget_refuses_nothing_and_holds(free_guard: Guard, post: Post, 
 
 def test_a_new_window_is_a_new_budget(free_guard: Guard, post: Post, clock: Clock, standin: StandIn) -> None:
     free_guard.set_budget("acme", worst(free_guard), per="day", timezone="Asia/Tokyo")
-    free_guard.set_budget("acme", "0.001", per="total")
+    free_guard.set_budget("acme", "0.01", per="total")
     post(a_task())
     with pytest.raises(BudgetExceeded) as stop:
         post(a_task())

@@ -32,7 +32,7 @@ def ledger(path: Path) -> Iterator[Ledger]:
 
 
 def at(*moment: int) -> int:
-    return to_us(datetime(*moment, tzinfo=UTC))  # type: ignore[misc]
+    return to_us(datetime(*moment, tzinfo=UTC))  # type: ignore[misc, arg-type]
 
 
 # Admissions
@@ -329,6 +329,19 @@ def test_setting_a_budget_again_changes_the_limit_and_keeps_the_balance(ledger: 
     assert refused.remaining == 10
 
 
+def test_what_another_process_sets_or_removes_binds_the_next_admission(path: Path, ledger: Ledger) -> None:
+    other = open_ledger(path)
+    hold(ledger, USD)
+    other.set_budget(make_budget("acme", "1", per="total"), NOW_US)
+    assert isinstance(ledger.admit("acme/search", NOW_US, [an_attempt(1)]), Refused)
+    other.set_budget(make_budget("acme", "1.5", per="total"), NOW_US)
+    hold(ledger, USD // 2)
+    assert isinstance(ledger.admit("acme/search", NOW_US, [an_attempt(1)]), Refused)
+    other.remove_budget("acme", "total", NOW_US)
+    hold(ledger, USD)
+    other.close()
+
+
 def test_a_limit_below_what_is_spent_refuses_and_loses_nothing(ledger: Ledger) -> None:
     ledger.set_budget(make_budget("/", "1", per="total"), NOW_US)
     hold(ledger, USD)
@@ -471,9 +484,9 @@ def test_a_late_settlement_is_reported_on_the_day_of_admission_in_the_ledger_s_z
 
 
 def test_usage_of_the_roll_ups_equals_usage_of_the_lines(ledger: Ledger) -> None:
-    for n, project in enumerate(("acme", "acme/search", "other")):
+    for n, caller in enumerate(("acme", "acme/search", "other")):
         for day in range(3):
-            (attempt,) = hold(ledger, 1000, project=project, at_us=NOW_US + day * DAY_US)
+            (attempt,) = hold(ledger, 1000, project=caller, at_us=NOW_US + day * DAY_US)
             lines = (Line("prompt", "TEXT", 5, n), Line("feature:search", "", 1, 7 * day))
             ledger.conclude(NOW_US, [Settle(attempt, a_charge(n + 7 * day, lines=lines))])
     for by in ((), ("project",), ("day", "modality"), ("model", "project", "day", "modality")):
@@ -481,6 +494,5 @@ def test_usage_of_the_roll_ups_equals_usage_of_the_lines(ledger: Ledger) -> None
             rolled = ledger.usage(by, "2026-11-22", "2026-11-24", project)
             assert rolled == ledger.usage_lines(by, "UTC", at(2026, 11, 22), at(2026, 11, 24), project)
             assert sum(row.nanos for row in rolled) == sum(
-                task.charged
-                for task in ledger.tasks(project=project, until_us=at(2026, 11, 24))
+                task.charged for task in ledger.tasks(project=project, until_us=at(2026, 11, 24))
             )

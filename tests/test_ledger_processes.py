@@ -193,9 +193,7 @@ sys.stdin.read()
     hold(ledger, 1)
 
 
-def test_a_thread_that_keeps_the_ledger_is_an_error_not_a_hang(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_thread_that_keeps_the_ledger_is_an_error_not_a_hang(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     inside, done = threading.Event(), threading.Event()
 
     def dawdle(_: object) -> None:
@@ -427,7 +425,7 @@ print(len(written))
 
 
 def test_a_fork_in_a_signal_handler_fails_at_most_the_write_it_interrupts(path: Path, ledger: Ledger) -> None:
-    held = outcome(
+    held, pid = outcome(
         python(
             FORKS
             + """
@@ -455,12 +453,16 @@ for n in range(60):
 join(*pids)
 hold(ledger, 1)
 assert pids
-print(held + 1)
+print(held + 1, os.getpid())
 """,
             path,
         )
+    ).split()
+    mine = ledger._engine.read(
+        lambda tx: tx.all(
+            "SELECT count(*) FROM attempts a JOIN owners o ON o.id = a.owner_id WHERE o.pid = ?", (int(pid),)
+        )
     )
-    mine = ledger._engine.read(lambda tx: tx.all("SELECT count(*) FROM attempts WHERE owner_id = 1"))
     assert mine == [(int(held),)]
 
 

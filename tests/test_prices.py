@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from costguard import prices as prices_module
 from costguard.errors import ConfigurationError, PriceFileError
 from costguard.pricefiles import MODALITIES, shipped_folder
-from costguard.prices import COUNT_MAX, ModelPrices, Price, PriceBook, PricedCost, Tier
+from costguard.prices import COUNT_MAX, MediaTokens, ModelPrices, Price, PriceBook, PricedCost, Tier
 
 PRO = "google:gemini@3.1-pro"
 FLASH = "google:gemini@3-flash"
@@ -109,7 +109,7 @@ def acme(write: Callable[..., Path], tmp_path: Path) -> ModelPrices:
 
 
 def rows(cost: PricedCost) -> list[tuple[str, str, int, str]]:
-    return [(line.component, line.modality, line.quantity, f"{line.cost:f}") for line in cost.lines]
+    return [(line.component, line.modality, line.quantity, f"{line.cost:.9f}") for line in cost.lines]
 
 
 def usd(rate: str) -> int:
@@ -165,7 +165,7 @@ def test_shipped_files_say_what_the_model_pages_say(book: PriceBook) -> None:
             "gemma4",
             1_048_576,
         )
-        assert prices.media == (1064, 1120, 64, 70, 25, 560)
+        assert prices.media == (1064, 1120, 64, 70, 25, 560, True)
         assert prices.at(NOW).fee("search") is None
         assert all(not tier.cached for tier in prices.at(NOW).tiers)
         assert prices.file.name == f"{prices.aliases[0]}.toml"
@@ -536,6 +536,7 @@ MISTAKES: list[tuple[str, str, str, str]] = [
     ("audio_per_s = 25", "audio_per_s = -25", "media.audio_per_s", "whole number"),
     ("document_page = 50", "", "media.document_page", "DOCUMENT is priced"),
     ("document_page = 50", "document_page = 50\npage = 1", "media.page", "unknown key"),
+    ("document_page = 50", "document_page = 50\nimage_grid = 1", "media.image_grid", "true or false"),
     ("from = 2026-01-01", "", "prices[0].from", "missing"),
     ("from = 2026-01-01", 'from = "2026-01-01"', "prices[0].from", "date"),
     ("from = 2026-01-01", "from = 2026-01-01T00:00:00", "prices[0].from", "offset"),
@@ -681,7 +682,7 @@ def test_media_counts_of_modalities_without_a_price_may_be_left_out(write: Calla
     write((media, ""), (entry, ""))
     found = PriceBook.load(tmp_path).find("acme:writer@1")
     assert found is not None
-    assert set(found.media) == {1000}
+    assert found.media == MediaTokens(1000, 1000, 1000, 1000, 1000, 1000, image_grid=False)
 
 
 def test_a_folder_of_ones_own_adds_models_and_replaces_shipped_ones_whole(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from costguard.cli import budgets, ceilings, demo, estimate, prices, reconcile, report, status, tasks, verify
+from costguard.cli import accuracy, budgets, ceilings, demo, estimate, prices, reconcile, report, status, tasks, verify
 from costguard.cli.app import App, Session
 
 __all__ = ["main"]
@@ -45,6 +45,6 @@ def main(ctx: click.Context, db: Path | None) -> None:
         ctx.obj = Session(db)
 
 
-for _module in (budgets, ceilings, status, tasks, reconcile, report, estimate, prices, verify, demo):
+for _module in (budgets, ceilings, status, tasks, reconcile, report, accuracy, estimate, prices, verify, demo):
     for _command in _module.COMMANDS:
         main.add_command(_command)

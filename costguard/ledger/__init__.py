@@ -240,6 +240,24 @@ class UsageRow(NamedTuple):
     nanos: int
 
 
+class Settled(NamedTuple):
+    """An attempt that is settled: what it was estimated at, and what the provider billed for it."""
+
+    model: str
+    results: int
+    """Results it asked for."""
+    seen: int
+    """Results that were charged."""
+    expected: int | None
+    upper: int | None
+    """nano-USD for all results asked for."""
+    estimate: str
+    """JSON: tokens of one result by modality, expected and upper."""
+    nanos: int
+    tokens: dict[str, int] | None
+    """Billed tokens by modality and for `completion`; None where a charge does not itemize them."""
+
+
 class Verification(NamedTuple):
     """What `verify` found: `difference` names the first broken promise, None if all hold."""
 

@@ -7,7 +7,9 @@ from it and kept beside it, so that an admission reads three rows and a month's 
 from __future__ import annotations
 
 import json
+import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
@@ -47,6 +49,10 @@ _BALANCE = "SELECT spent, held FROM balances WHERE budget_id = ? AND window_us =
 PATHS_MAX = 10_000
 """Project paths whose budgets are remembered."""
 
+MEDIA_AGE_US = 90 * 86_400 * 1_000_000
+"""A medium that was not billed for so long is forgotten."""
+
+_MEDIA_KEY = "SELECT value FROM meta WHERE key = 'media_key'"
 _CHARGE = (
     "at_us, attempt_id, kind, held, spent, reason, basis, cost_nanos, total_nanos, computed_nanos, price_id,"
     " prompt_tokens, completion_tokens, reasoning_tokens, cached_tokens, cache_reading, odd, results, notes, raw,"
@@ -87,6 +93,7 @@ class Ledger(Reading):
     ) -> None:
         super().__init__(engine, now_us)
         self._owner: tuple[int, int] | None = None
+        self._media_key: bytes | None = None
         self._budgets_seen: tuple[object, ...] | None = None
         self._budgets_cache: dict[str, list[tuple[int, Budget]]] = {}
         self.timezone = self._reporting_zone(timezone)
@@ -296,7 +303,8 @@ class Ledger(Reading):
         attempt = Attempt._make(fields)
         settles = [ending for ending in endings if isinstance(ending, Settle)]
         if settles:
-            return self._settle(tx, at_us, attempt, settles, is_first=not siblings and not attempt.seen)
+            is_first = not siblings and not attempt.seen and attempt.status in OPEN
+            return self._settle(tx, at_us, attempt, settles, is_first=is_first)
         alerts = []
         for ending in endings if attempt.status in OPEN else ():
             match ending:
@@ -526,6 +534,8 @@ class Ledger(Reading):
         else:
             figures = (key, int(direct), replaces)
             self._write_charge(tx, at_us, attempt, freed, charge, figures, reason, is_first=is_first)
+            if '"media": ' in attempt.estimate:
+                self._remember(tx, at_us, attempt, charge)
         spent, seen = (charge.nanos, charge.results) if charge else (0, 0)
         tx.run(
             "UPDATE attempts SET held = ?, charged = charged + ?, seen = seen + ?, status = ?, reason = ?,"
@@ -609,6 +619,39 @@ class Ledger(Reading):
                 for n, line in enumerate(charge.lines or (_NOTHING_BILLED,))
             ],
         )  # fmt: skip
+
+    @staticmethod
+    def _remember(tx: Tx, at_us: int, attempt: Attempt, charge: Charge) -> None:
+        """Keep what the task's media were billed as, where the breakdown tells them apart."""
+        if charge.basis != "breakdown" or charge.odd or charge.results < 1:
+            return
+        tokens: Counter[str] = Counter()
+        for line in charge.lines:
+            if line.component in ("prompt", "cache"):
+                if line.quantity is None or not line.modality:
+                    return
+                tokens[line.modality] += line.quantity
+        for digest, billed in json.loads(attempt.estimate)["media"].items():
+            counts = {m: -(-sum(tokens[name] for name in names) // charge.results) for m, names in billed.items()}
+            if any(counts.values()):
+                tx.run(
+                    "INSERT INTO media (digest, at_us, counts) VALUES (?,?,?) ON CONFLICT (digest)"
+                    " DO UPDATE SET at_us = excluded.at_us, counts = excluded.counts",
+                    (digest, at_us, json.dumps(counts)),
+                )
+        tx.run("DELETE FROM media WHERE at_us < ?", (at_us - MEDIA_AGE_US,))
+
+    def media_key(self) -> bytes:
+        """The key of this ledger's media digests, made when it is first asked for."""
+        if self._media_key is None:
+
+            def make(tx: Tx) -> str:
+                tx.run("INSERT INTO meta VALUES ('media_key', ?) ON CONFLICT DO NOTHING", (os.urandom(32).hex(),))
+                return str((tx.one(_MEDIA_KEY) or ("",))[0])
+
+            found = self._engine.read(lambda tx: tx.one(_MEDIA_KEY))
+            self._media_key = bytes.fromhex(found[0] if found else self._engine.write(make))
+        return self._media_key
 
     # -- budgets and ceilings -------------------------------------------------------------------
 

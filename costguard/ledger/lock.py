@@ -16,7 +16,7 @@ from pathlib import Path
 
 from costguard.errors import LedgerError
 
-_POLL_S = 0.0005
+_POLL_S = 0.001
 """A waiter's step, always the same: its chance does not shrink with the time it has waited. A blocking
 `flock` would wake it sooner, but cannot be bounded, and served the unlucky no better when measured.
 """

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from costguard.budgets import ALL_TIME, Budget, Window, day_of, window_at
 from costguard.errors import ConfigurationError
-from costguard.ledger import Balance, Engine, TaskRow, Tx, UsageRow, Verification
+from costguard.ledger import Balance, Engine, Settled, TaskRow, Tx, UsageRow, Verification
 from costguard.ledger.owner import Owner, is_dead
 from costguard.ledger.results import Booked
 from costguard.projects import ancestors
@@ -311,6 +311,42 @@ class Reading:
             )
         )
         return -(-row[0] // row[1]) if row and row[1] else None
+
+    def settled(self, start_us: int, end_us: int, project: str | None = None) -> list[Settled]:
+        """The settled attempts admitted in [start_us, end_us) that the provider's own figures were charged for."""
+        condition, parameters = covered(project, "a.project") if project is not None else ("1=1", ())
+
+        def op(tx: Tx) -> list[Settled]:
+            found: dict[int, Settled] = {}
+            own: set[int] = set()
+            for attempt_id, *attempt, nanos, basis, component, modality, quantity, n in tx.each(
+                "SELECT a.id, a.model, a.results, a.seen, a.expected, a.upper, a.estimate, c.nanos, c.basis,"
+                " coalesce(l.component, ''), coalesce(l.modality, ''), l.quantity, coalesce(l.n, 0)"
+                " FROM attempts a JOIN charges c ON c.attempt_id = a.id LEFT JOIN lines l ON l.charge_seq = c.seq"
+                f" WHERE a.status = 'settled' AND a.at_us >= ? AND a.at_us < ? AND {condition} AND {STANDING}"
+                " ORDER BY a.id, c.seq, l.n",
+                (start_us, end_us, *parameters),
+            ):
+                one = found.get(attempt_id) or Settled._make((*attempt, 0, {}))
+                if basis not in ("breakdown", "cost"):
+                    own.add(attempt_id)
+                tokens = one.tokens
+                name = {"prompt": modality, "cache": modality, "completion": "completion"}.get(component)
+                if component == "unitemized" or name == "" or (name and quantity is None):
+                    tokens = None
+                elif name and tokens is not None:
+                    tokens[name] = tokens.get(name, 0) + quantity
+                found[attempt_id] = one._replace(nanos=one.nanos + (0 if n else nanos), tokens=tokens)
+            return [one for attempt_id, one in found.items() if attempt_id not in own]
+
+        return self._engine.read(op)
+
+    def media_counts(self, digests: Sequence[str]) -> dict[str, dict[str, int]]:
+        """What the media with these digests were billed as: digest -> tokens of one result by modality."""
+        rows = self._engine.read(
+            lambda tx: tx.all(f"SELECT digest, counts FROM media WHERE digest IN ({marks(len(digests))})", digests)
+        )
+        return {digest: json.loads(counts) for digest, counts in rows}
 
     @staticmethod
     def _booked(tx: Tx, task_uuid: str) -> list[Booked]:

@@ -18,10 +18,11 @@ FIGURES = "f"
 
 def result_key(names: str, charge: Charge | None) -> str:
     """The key of a result: its names and, as far as its charge has them, the figures it was told with."""
-    told = charge.total_nanos if charge and charge.total_nanos is not None else charge and charge.cost_nanos
-    if charge is None or (told is None and charge.completion_tokens is None):
+    if charge is None:
         return names
-    return f"{names} {FIGURES}:{told},{charge.prompt_tokens},{charge.completion_tokens}".lstrip()
+    told = (charge.cost_nanos, charge.total_nanos, charge.prompt_tokens, charge.completion_tokens)
+    figures = ",".join("" if figure is None else str(figure) for figure in told)
+    return f"{names} {FIGURES}:{figures}".lstrip() if figures.strip(",") else names
 
 
 class Booked(NamedTuple):
@@ -75,5 +76,5 @@ def _rank(known: Booked, key: str, nanos: int | None, whole: bool) -> int | None
 
 
 def _parts(key: str) -> dict[str, str]:
-    """`"i:0 s:7 f:1217000,74,216"` by its letters; a part without one is a name of its own."""
+    """`"i:0 s:7 f:1220000,1217000,1138,216"` by its letters; a part without one is a name of its own."""
     return {name: value for name, _, value in (part.rpartition(":") for part in key.split())}

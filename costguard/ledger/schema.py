@@ -95,7 +95,14 @@ CREATE TABLE rollups (
 ) STRICT, WITHOUT ROWID;
 """
 
-MIGRATIONS: tuple[tuple[str, str], ...] = (("m001_spine", _M1_SPINE),)
+# What media were billed as: a UUID that comes again is the same file, a URL probably is. `digest` stands for
+# the reference, keyed with `media_key` of `meta`, so that a ledger tells nobody what was looked at.
+_M2_MEDIA = """
+CREATE TABLE media (digest TEXT PRIMARY KEY, at_us INTEGER NOT NULL, counts TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX media_by_time ON media (at_us);
+"""
+
+MIGRATIONS: tuple[tuple[str, str], ...] = (("m001_spine", _M1_SPINE), ("m002_media", _M2_MEDIA))
 VERSION = len(MIGRATIONS)
 """The schema number this costguard writes (SQLite's `user_version`)."""
 

@@ -155,7 +155,7 @@ class SqliteEngine:
                     return op(SqliteTx(nested))
                 connection.execute("BEGIN")
                 return op(SqliteTx(connection))
-            except sqlite3.Error as error:
+            except (sqlite3.Error, OverflowError) as error:
                 raise LedgerError(f"the ledger {self.path}: {_explain(error)}") from error
             finally:
                 try:
@@ -212,9 +212,11 @@ class SqliteEngine:
         return connection
 
     def _check_identity(self, connection: sqlite3.Connection) -> None:
-        (application_id,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        # One statement, one snapshot: another process may be creating the ledger.
+        application_id, version, tables = connection.execute(
+            "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)"
+            " FROM pragma_application_id, pragma_user_version"
+        ).fetchone()
         if application_id != schema.APPLICATION_ID and (application_id or version or tables):
             raise LedgerError(
                 f"{self.path} is a database of another program (application_id {application_id:#x},"

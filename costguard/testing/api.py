@@ -479,7 +479,7 @@ class StandIn:
         frames += [exact.dumps({"errors": [error]}) for error in attempt.errors]
         if kind in ("stream_cut", "stream_error"):
             frames = frames[: len(frames) // 2]
-            answer.stream_done = kind != "stream_cut"
+            answer.stream_done = answer.stream_done and kind != "stream_cut"
         if kind == "stream_error":
             frames.append(exact.dumps({"errors": [_refused(kind, attempt.task)]}))
         answer.frames += frames
@@ -619,7 +619,8 @@ def _shown(kind: str, kept: list[dict[str, Any]], task: Task) -> tuple[list[dict
     """The items and the errors by which the client learns of results, as the fault has them."""
     if kind == "error_timeout":
         return [], [_refused(kind, task)]
-    return [faults.distort(kind, item) for item in kept], []
+    # What was changed before it was billed is shown as it is.
+    return (kept if kind in faults.TRUE_KINDS else [faults.distort(kind, item) for item in kept]), []
 
 
 def _half(chunks: list[bytes]) -> list[bytes]:

@@ -63,6 +63,10 @@ _STATUSES = {**_BEFORE, **_AFTER, **_TASK}
 _TAKES_STATUS = {kind for kind, status in _STATUSES.items() if status is not None} | {"status"}
 
 
+TRUE_KINDS = ("cost_only", "odd_total")
+"""Kinds that change what is billed, and not only what is shown."""
+
+
 @dataclass
 class Fault:
     """A fault waiting for its task: `left` more times, for those that `fits`."""
@@ -130,5 +134,5 @@ def distort(kind: str, item: dict[str, Any]) -> dict[str, Any]:
 
 
 def truth(kind: str, item: dict[str, Any]) -> dict[str, Any]:
-    """The result as the provider keeps and bills it: these two kinds change the bill itself."""
-    return distort(kind, item) if kind in ("cost_only", "odd_total") else item
+    """The result as the provider keeps and bills it."""
+    return distort(kind, item) if kind in TRUE_KINDS else item

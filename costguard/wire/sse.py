@@ -31,10 +31,10 @@ class EventParser:
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         """The data of every event that this chunk completes."""
-        if self._after_cr and chunk.startswith(b"\n"):
-            chunk = chunk[1:]
         if not chunk:
             return
+        if self._after_cr and chunk.startswith(b"\n"):
+            chunk = chunk[1:]
         self._after_cr = chunk.endswith(b"\r")
         lines = (self._rest + chunk).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
         self._rest = lines.pop()

@@ -1,0 +1,54 @@
+"""`costguard accuracy`: how good the estimates of a month were."""
+
+from __future__ import annotations
+
+import click
+
+from costguard.cli.app import MONTH, PROJECT, Session, format_option, pass_session, write
+
+
+@click.command(short_help="Compare estimates with what was billed.")
+@click.option("--month", type=MONTH, help="The month, such as 2026-11. Default: the current one.")
+@click.option("--project", type=PROJECT, help="Of this project and all below it.")
+@format_option
+@pass_session
+def accuracy(session: Session, month: str | None, project: str | None, output: str) -> None:
+    """Compare expected and upper with what was billed, by model and modality.
+
+    Reads every settled charge of the month. Tokens and USD are for the results that were charged.
+    """
+    from costguard.budgets import day_of, month_bounds
+    from costguard.reports.accuracy import accuracy as compare
+    from costguard.reports.accuracy import over_line
+    from costguard.reports.output import Column, csv_text, json_text, table_text
+
+    with session.guard() as guard:
+        zone = guard.ledger.timezone
+        month = month or day_of(zone, guard.now_us())[: len("2026-11")]
+        window = month_bounds(month, zone)
+        found = compare(guard.ledger.settled(window.start_us, window.end_us or 0, project))
+    rows = [{**row._asdict(), "unit": row.unit} for row in found]
+    if output == "json":
+        over = sum(row.over for row in found)
+        write(json_text({"schema": 1, "month": month, "project": project, "rows": rows, "over": over}))
+        return
+    columns = (
+        Column("model", "Model"),
+        Column("what", "What"),
+        Column("unit", "Unit"),
+        Column("attempts", "Attempts", number=True),
+        Column("expected", "Expected", number=True),
+        Column("upper", "Upper", number=True),
+        Column("billed", "Billed", number=True),
+        Column("ratio", "Billed/expected", number=True),
+        Column("over", "Above upper", number=True),
+    )
+    if output == "csv":
+        write(csv_text(columns, rows))
+    elif not rows:
+        click.echo(f"Nothing was settled in {month}.")
+    else:
+        click.echo(f"{table_text(columns, rows)}\n\n{over_line(found)}")
+
+
+COMMANDS = (accuracy,)

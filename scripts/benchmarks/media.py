@@ -1,0 +1,56 @@
+"""How long the worst media take to measure: a thousand damaged files of each kind, and files made to hurt."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
+from pathlib import Path
+
+from costguard.media import MediaMax, count_media
+from costguard.prices import MediaTokens
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+
+from media_files import BOMBS, KINDS, TRAPS, b64, mutated
+
+LIMIT_S = 0.1
+"""Seconds that one medium may take."""
+
+FILES = 1000
+GEMINI = MediaTokens(1064, 1120, 64, 70, 25, 560, image_grid=True)
+
+
+def results() -> Iterator[tuple[str, float, float, str]]:
+    """Yield (what, slowest file / 100 ms, the most it may be, compared to what)."""
+    for name, (kind, data) in KINDS.items():
+        _slowest_s(kind, [data])  # loads the libraries
+        worst_s = _slowest_s(kind, mutated(data, FILES, seed=len(name)))
+        yield f"media, the slowest of {FILES:,} damaged files: {name}", worst_s / LIMIT_S, 1.0, "100 ms"
+    for what, (kind, make) in BOMBS.items():
+        yield f"media, {what}", _slowest_s(kind, [make()]) / LIMIT_S, 1.0, "100 ms"
+    for what, trap in TRAPS.items():
+        yield f"media, a pdf with {what}", _slowest_s("documents", [trap()]) / LIMIT_S, 1.0, "100 ms"
+
+
+def _slowest_s(kind: str, files: Iterable[bytes]) -> float:
+    """Seconds of the slowest file, from base64 to tokens; a slow one is tried again, for the noise's sake."""
+    slowest_s = 0.0
+    for data in files:
+        text = b64(data)
+        taken_s = _seconds(kind, text)
+        if taken_s > slowest_s:
+            slowest_s = max(slowest_s, min(taken_s, *(_seconds(kind, text) for _ in range(3))))
+    return slowest_s
+
+
+def _seconds(kind: str, text: str) -> float:
+    start = time.perf_counter()
+    count_media({kind: [text]}, GEMINI, MediaMax(video_s=Decimal(60)), 1_048_576)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    for what, ratio, bound, reference in results():
+        print(f"{what}: {ratio:.3f} x {reference} (at most {bound})")

@@ -1,0 +1,201 @@
+"""The asynchronous delivery: the acknowledgement keeps the hold, and any poll seen anywhere settles it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from conftest import AnyClient, a_task, only_task
+from roads import Scripted, agree, charged, status
+
+from costguard import Guard
+from costguard.testing import StandIn
+
+MakeClient = Callable[..., AnyClient]
+
+
+def an_async(**fields: Any) -> dict[str, Any]:
+    return a_task(deliveryMethod="async", **fields)
+
+
+def poll(task: dict[str, Any]) -> dict[str, Any]:
+    return {"taskType": "getResponse", "taskUUID": task["taskUUID"]}
+
+
+def test_the_acknowledgement_keeps_the_hold(client: AnyClient, guard: Guard, standin: StandIn) -> None:
+    client.post(an_async())
+    task = only_task(guard)
+    assert (task.status, task.held, task.charged) == ("held", task.upper, 0)
+    assert standin.billed() > 0
+
+
+def test_a_poll_that_says_processing_changes_nothing(client: AnyClient, guard: Guard, standin: StandIn) -> None:
+    standin.polls_until_done = 3
+    task = an_async()
+    client.post(task)
+    for _ in range(3):
+        client.post(poll(task))
+        assert status(guard) == ("held", 1)
+    client.post(poll(task))
+    assert agree(guard, standin)
+
+
+def test_cumulative_and_repeated_polls_charge_each_result_once(
+    client: AnyClient, guard: Guard, standin: StandIn
+) -> None:
+    task = an_async(numberResults=4)
+    client.post(task)
+    upper = only_task(guard).upper
+    assert upper is not None
+    charges, holds = [], []
+    for _ in range(7):
+        client.post(poll(task))
+        charges.append(charged(guard))
+        holds.append(only_task(guard).held)
+    assert holds == [upper, upper * 3 // 4, upper // 2, upper // 4, 0, 0, 0]
+    assert charges == sorted(charges)
+    assert len(set(charges)) == 5
+    assert agree(guard, standin)
+
+
+def test_results_of_one_seed_are_told_apart_by_their_figures_within_one_answer(
+    kind: str, guard: Guard, make_client: MakeClient
+) -> None:
+    task = an_async(numberResults=3, seed=7)
+    found = {"taskType": "textInference", "taskUUID": task["taskUUID"], "status": "success", "seed": 7, "text": "x"}
+    items = [{**found, "cost": cost} for cost in (0.0001, 0.0001, 0.0002)]
+    make_client(kind, guard, transport=Scripted([], headers={})).post(task)
+    for seen in (items[:1], items[:2], items, items):
+        body = httpx.Response(200, json={"data": seen}).content
+        answer = Scripted([body], headers={"content-type": "application/json"})
+        make_client(kind, guard, transport=answer).post(poll(task))
+    assert (status(guard), only_task(guard).charged) == (("settled", 1), 400_000)
+
+
+def test_a_poll_settles_the_task_of_another_guard_on_the_same_ledger(
+    kind: str, guard: Guard, standin: StandIn, client: AnyClient, make_guard: Callable[..., Guard]
+) -> None:
+    task = an_async()
+    client.post(task)
+    other = make_guard("somebody/else")
+    with other.wrap(httpx.Client(base_url="https://api.runware.ai", transport=standin.transport())) as poller:
+        for _ in range(2):
+            poller.post("/v1", json=[poll(task)])
+    assert only_task(guard).project == "acme/search"
+    assert agree(guard, standin)
+
+
+def test_polls_of_several_tasks_share_a_post(client: AnyClient, guard: Guard, standin: StandIn) -> None:
+    tasks = [an_async(), an_async(numberResults=2), an_async()]
+    client.post(*tasks)
+    for _ in range(3):
+        client.post(*map(poll, tasks))
+    assert agree(guard, standin)
+
+
+def test_a_poll_of_a_task_that_is_not_in_the_ledger_changes_nothing(
+    client: AnyClient, guard: Guard, standin: StandIn
+) -> None:
+    task = an_async(includeCost=True)
+    with httpx.Client(base_url="https://api.runware.ai", transport=standin.transport()) as bare:
+        bare.post("/v1", json=[task])
+    for _ in range(2):
+        assert client.post(poll(task)).status_code == 200
+    assert guard.ledger.tasks() == []
+
+
+@pytest.mark.parametrize("fault", ["error_entry", "item_error"])
+def test_an_error_in_a_poll_releases(fault: str, client: AnyClient, guard: Guard, standin: StandIn) -> None:
+    standin.fault(fault)
+    task = an_async()
+    client.post(task)
+    for _ in range(3):
+        client.post(poll(task))
+    assert status(guard) == ("released", 1)
+    assert agree(guard, standin)
+
+
+def test_a_doubtful_error_in_a_poll_is_unresolved_until_the_provider_tells(
+    client: AnyClient, guard: Guard, standin: StandIn
+) -> None:
+    standin.fault("error_timeout")
+    task = an_async()
+    client.post(task)
+    for _ in range(2):
+        client.post(poll(task))
+    assert (status(guard), only_task(guard).held) == (("unresolved", 1), only_task(guard).upper)
+    guard.reconcile(httpx.Client(base_url="https://x/v1", transport=standin.transport()))
+    assert agree(guard, standin)
+
+
+@pytest.mark.parametrize(
+    ("fault", "basis"),
+    [("cost_only", "cost"), ("usage_only", "computed"), ("no_cost", "assumed"), ("odd_total", "breakdown"),
+     ("bad_breakdown", "breakdown"), ("negative", "computed"), ("nan", "computed"), ("huge", "computed")],
+)  # fmt: skip
+def test_a_poll_is_charged_at_the_best_figure_it_tells(
+    fault: str, basis: str, client: AnyClient, guard: Guard, standin: StandIn
+) -> None:
+    standin.fault(fault)
+    task = an_async()
+    client.post(task)
+    for _ in range(3):
+        client.post(poll(task))
+    row = only_task(guard)
+    assert (row.status, row.basis) == ("settled", basis)
+    assert row.charged == row.expected if basis == "assumed" else agree(guard, standin)
+
+
+@pytest.mark.parametrize("fault", ["status:404", "status:429", "status:401", "status:503", "html", "cut", "drop_before"])
+def test_a_poll_that_fails_says_nothing_of_its_task(
+    fault: str, kind: str, client: AnyClient, guard: Guard, standin: StandIn
+) -> None:
+    task = an_async()
+    client.post(task)
+    standin.fault(fault, match=lambda asked: asked["taskType"] == "getResponse")
+    try:
+        client.post(poll(task))
+    except Exception as error:
+        assert type(error).__module__.startswith("httpx")
+    assert status(guard) == ("held", 1)
+
+
+def test_an_acknowledgement_that_was_lost_is_settled_by_a_poll(
+    kind: str, client: AnyClient, guard: Guard, standin: StandIn
+) -> None:
+    standin.fault("html")
+    task = an_async()
+    client.post(task)
+    assert status(guard) == ("unresolved", 1)
+    for _ in range(2):
+        client.post(poll(task))
+    assert agree(guard, standin)
+
+
+def test_a_poll_that_brings_the_provider_s_figure_replaces_what_was_assumed(
+    kind: str, guard: Guard, make_client: MakeClient
+) -> None:
+    task = an_async()
+    found = {"taskType": "textInference", "taskUUID": task["taskUUID"], "status": "success", "seed": 7, "text": "x"}
+    make_client(kind, guard, transport=Scripted([], headers={})).post(task)
+    for item, basis in ((found, "assumed"), ({**found, "cost": 0.0001}, "cost"), (found, "cost")):
+        body = httpx.Response(200, json={"data": [item]}).content
+        answer = Scripted([body], headers={"content-type": "application/json"})
+        make_client(kind, guard, transport=answer).post(poll(task))
+        assert only_task(guard).basis == basis
+    assert only_task(guard).charged == 100_000
+    assert guard.verify().difference is None
+
+
+def test_a_killed_process_s_task_is_settled_by_anybody_s_poll(
+    client: AnyClient, guard: Guard, standin: StandIn, make_guard: Callable[..., Guard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = an_async()
+    client.post(task)
+    monkeypatch.setattr("costguard.ledger.reading.is_dead", lambda _: True)
+    assert status(guard) == ("unresolved", 1)
+    for _ in range(2):
+        client.post(poll(task))
+    assert agree(guard, standin)

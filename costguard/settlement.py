@@ -139,21 +139,32 @@ class Settlement:
         try:
             alerts = self._ledger.conclude(at_us, written)
         except LedgerError as error:
+            if len(self._backlog) == BACKLOG_MAX:
+                log.error("too many endings wait to be written: the oldest is given up, its hold stays")
             self._backlog.append((at_us, written))
             log.error("the ledger could not be written; the call stays held and is written later: %s", error)
         else:
             self._fire(alerts)
 
     def drain(self) -> None:
-        """Write what could not be written before; LedgerError if it still cannot."""
-        while self._backlog:
-            with self._backlog_lock:
-                if not self._backlog:
-                    return
+        """Write what could not be written before; LedgerError if it still cannot.
+
+        Returns at once if another thread is at it, or this one was interrupted while it was.
+        """
+        if not self._backlog or not self._backlog_lock.acquire(blocking=False):
+            return
+        try:
+            while self._backlog:
                 at_us, endings = self._backlog[0]
-                alerts = self._ledger.conclude(at_us, endings)
+                try:
+                    alerts = self._ledger.conclude(at_us, endings)
+                except ConfigurationError as error:  # another ledger is in its place
+                    log.error("an ending can never be written: %s", error)
+                    alerts = ()
                 self._backlog.popleft()
-            self._fire(alerts)
+                self._fire(alerts)
+        finally:
+            self._backlog_lock.release()
 
     # -- every other road -----------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple
@@ -115,6 +116,11 @@ class Ledger(Reading):
         result, owner = self._engine.write(lambda tx: self._admit(tx, project, at_us, tasks, enforce))
         if owner is not None:
             self._owner = owner
+        if isinstance(result, Refused) and result.held and result.window:
+            # Read afterwards: other writers need not wait while the open attempts are looked through.
+            attempts = self.open_attempts(result.budget.project, result.window)
+            unresolved = sum(attempt.held for attempt in attempts if attempt.status == "unresolved")
+            return replace(result, unresolved=min(unresolved, result.held))
         return result
 
     def _admit(
@@ -130,7 +136,8 @@ class Ledger(Reading):
         total = sum(amounts)
         unfit = self._unfit(states, amounts, total)
         if unfit and enforce:
-            return self._refuse(tx, *min(unfit, key=lambda found: found[0].remaining)), None
+            state, requested = min(unfit, key=lambda found: found[0].remaining)
+            return Refused(state.budget, state.window, requested, state.remaining, 0, state.held), None
 
         day = day_of(self.timezone, at_us)
         owner = self._owner_id(tx)
@@ -222,14 +229,6 @@ class Ledger(Reading):
             if requested > state.remaining or state.budget.limit_nanos == 0:
                 unfit.append((state, requested))
         return unfit
-
-    def _refuse(self, tx: Tx, state: _State, requested: int) -> Refused:
-        doubtful = held = 0
-        if state.window:
-            attempts = self._open(tx, state.budget.project, state.window)
-            held = sum(attempt.held for attempt in attempts)
-            doubtful = sum(attempt.held for attempt in attempts if attempt.status == "unresolved")
-        return Refused(state.budget, state.window, requested, state.remaining, doubtful, held)
 
     def claim_refusal(self, refused: Refused, at_us: int) -> tuple[Alert, ...]:
         """The alert of a window's first refusal, to the one process that is to fire it."""

@@ -6,7 +6,7 @@ unknown. Headers can lie, so a length is believed only if the bytes could be so 
 
 Images are read with `imagesize` and sound and video with `tinytag` (the extra `media`; without them None).
 PDFs are read here: a PDF library unpacks and walks what a file tells it to, which no bound on reading it
-limits (pypdf 7.1 took 8.8 s and 20,000 lines of log over a file of 68 KB).
+limits (pypdf 7.1 took 8.8 s and 10,000 lines of log over a file of 68 KB).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import math
 import re
 import zlib
 from binascii import a2b_base64
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -126,14 +126,14 @@ def pdf_pages(text: str) -> Pages | None:
         data = _Window(text).whole(PDF_BYTES_MAX)
         if b"%PDF-" not in data[:1024]:
             return None
-        leaves, largest = _count_pages(data)
-        for packed in _object_streams(data):
-            more, larger = _count_pages(packed)
-            leaves, largest = leaves + more, max(largest, larger)
+        pages, count, streams = _scan(data)
+        for unpacked in _unpacked(data, streams):
+            inner = _scan(unpacked)
+            pages, count = pages + inner.pages, max(count, inner.largest)
     except (_BoundError, ValueError, zlib.error):
         return None
-    upper = max(leaves, largest)
-    return Pages(leaves or upper, upper) if 0 < upper <= PDF_PAGES_MAX else None
+    upper = max(pages, count)
+    return Pages(pages or upper, upper) if 0 < upper <= PDF_PAGES_MAX else None
 
 
 # --- base64, decoded where it is read ---------------------------------------------------------------------
@@ -212,43 +212,51 @@ def _name(name: bytes) -> bytes:
 
 
 _END = rb"(?=[\0\s/<>\[\]()%]|\Z)"
-_TREE = re.compile(
-    b"/(?:" + _name(b"Type") + rb"[\0\s]*+/(" + _name(b"Page") + b")" + _END + b"|"
+_NODE = re.compile(
+    b"/(?:" + _name(b"Type") + rb"[\0\s]*+/(?:(" + _name(b"Page") + b")|(" + _name(b"ObjStm") + b"))" + _END + b"|"
     + _name(b"Count") + rb"[\0\s]++(\d{1,10})" + _END + rb"([\0\s]++\d{1,5}[\0\s]++R)?)"
 )  # fmt: skip
-_PACKED = re.compile(b"/" + _name(b"Type") + rb"[\0\s]*+/" + _name(b"ObjStm") + _END)
 _STREAM = re.compile(rb"stream\r?\n")
 _DICTIONARY_BYTES = 4096
 """How far from its type the data of an object stream may begin."""
 
 
-def _count_pages(data: bytes) -> tuple[int, int]:
-    """(page objects, the largest `/Count`) in plain PDF syntax."""
+class _Syntax(NamedTuple):
+    """What plain PDF syntax shows: page objects, the largest `/Count`, and where object streams are described."""
+
+    pages: int
+    largest: int
+    streams: list[tuple[int, int]]
+
+
+def _scan(data: bytes) -> _Syntax:
     if data.count(b"/") > PDF_NAMES_MAX:
         raise _BoundError
-    leaves = largest = 0
-    for number, found in enumerate(_TREE.finditer(data)):
+    pages = count = 0
+    streams = []
+    for number, found in enumerate(_NODE.finditer(data)):
         if number > PDF_NODES_MAX:
             raise _BoundError
         if found[1]:
-            leaves += 1
-        elif found[3]:
+            pages += 1
+        elif found[2]:
+            streams.append(found.span())
+        elif found[4]:
             raise ValueError("a count that is written elsewhere")
         else:
-            largest = max(largest, int(found[2]))
-    return leaves, largest
+            count = max(count, int(found[3]))
+    return _Syntax(pages, count, streams)
 
 
-def _object_streams(data: bytes) -> Iterator[bytes]:
-    """What each object stream unpacks to."""
-    packed_left = len(data)
-    left = PDF_INFLATED_MAX
-    for found in _PACKED.finditer(data):
-        begin = _STREAM.search(data, found.end(), found.end() + _DICTIONARY_BYTES)
+def _unpacked(data: bytes, streams: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+    """What the object streams of a PDF unpack to."""
+    packed_left, left = len(data), PDF_INFLATED_MAX
+    for start, stop in streams:
+        begin = _STREAM.search(data, stop, stop + _DICTIONARY_BYTES)
         end = -1 if begin is None else data.find(b"endstream", begin.end())
         if begin is None or end < 0 or left <= 0:
             raise _BoundError
-        packed_left -= end - found.start()  # streams that lie in each other would be looked at again and again
+        packed_left -= end - start  # streams that lie in each other would be looked at again and again
         if packed_left < 0:
             raise _BoundError
         inflate = zlib.decompressobj()

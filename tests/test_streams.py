@@ -162,7 +162,7 @@ def test_a_compressed_stream_is_read_on_the_side(
     [
         ({"content-encoding": "br"}, b"\x0b\x02\x80"),
         ({"content-encoding": "gzip"}, b"this is not gzip"),
-        ({"content-encoding": "gzip"}, gzip.compress(b"data: x")[:-9]),
+        ({"content-encoding": "gzip"}, gzip.compress(b"data: x", mtime=0)[:-9]),
     ],
 )
 def test_a_stream_in_an_encoding_that_cannot_be_read_is_unresolved_and_passed_on(

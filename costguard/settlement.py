@@ -63,11 +63,14 @@ class Settlement:
         self._record(
             admission, {uuid: self._endings(held, judgement.endings[uuid]) for uuid, held in admission.held.items()}
         )
-        for uuid, verdict in judgement.others.items():
-            self._observe(uuid, verdict, envelope, listed=True)
-        if envelope and 200 <= status < 300:
-            for details in envelope.details:
-                self._learn(details, frozenset())
+        try:
+            for uuid, verdict in judgement.others.items():
+                self._observe(uuid, verdict, envelope, listed=True)
+            if envelope and 200 <= status < 300:
+                for details in envelope.details:
+                    self._learn(details, frozenset())
+        except LedgerError as error:
+            log.error("what this answer tells of other tasks could not be written; asking again tells it: %s", error)
 
     def listen(self, admission: Admission, encoding: str) -> StreamListener:
         """A listener for the stream that answers `admission`; `encoding` is its Content-Encoding."""

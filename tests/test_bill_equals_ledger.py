@@ -21,11 +21,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from costguard import BudgetExceeded, Guard
 from costguard.testing import KINDS, StandIn
@@ -67,7 +67,6 @@ class Story:
     chunks: int
     polls: int
     is_async: bool
-    by_wire: bool
     cancel_s: float | None = None
     sent: int = 0
     errors: list[str] = field(default_factory=list)
@@ -117,7 +116,6 @@ def a_story(rng: random.Random) -> Story:
         rng.randrange(0, 12),
         rng.choice((0, 1, 3, 6)),
         is_async,
-        rng.random() < 0.5,
         rng.choice((None, None, None, 0.0, 0.002, 0.01)) if is_async else None,
     )
 
@@ -158,8 +156,7 @@ class Play:
 
     # -- synchronous ------------------------------------------------------------------------------
 
-    def act(self, story: Story, clients: dict[bool, httpx.Client]) -> None:
-        client = clients[story.by_wire]
+    def act(self, story: Story, client: httpx.Client) -> None:
         options = {"costguard": {"project": story.project}}
         for sending in range(len(story.faults)):
             self.commit(story, sending)
@@ -193,8 +190,7 @@ class Play:
 
     # -- asynchronous -----------------------------------------------------------------------------
 
-    async def aact(self, story: Story, clients: dict[bool, httpx.AsyncClient]) -> None:
-        client = clients[story.by_wire]
+    async def aact(self, story: Story, client: httpx.AsyncClient) -> None:
         options = {"costguard": {"project": story.project}}
         for sending in range(len(story.faults)):
             self.commit(story, sending)
@@ -275,13 +271,13 @@ def start_child(path: Path, url: str, standin: StandIn, rng: random.Random) -> t
     return child, {task["taskUUID"] for task in tasks}
 
 
-def arrived(standin: StandIn) -> set[str]:
-    """The tasks that reached the provider."""
+def has_arrived(standin: StandIn, uuids: set[str]) -> bool:
+    """True once all these tasks reached the provider."""
     found = set()
     for request in standin.received:
         with suppress(ValueError):  # cut while it was sent
             found |= {str(task.get("taskUUID")) for task in request.tasks}
-    return found
+    return uuids <= found
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -303,36 +299,28 @@ def perform(rng: random.Random, path: Path, standin: StandIn) -> int:
         play = Play(guard, standin, url, rng)
         children = [start_child(path, url, standin, rng) for _ in range(2)]
         limits = httpx.Limits(max_connections=64)
-        clients = {
-            True: guard.wrap(httpx.Client(base_url=url, timeout=TIMEOUT_S, limits=limits)),
-            False: guard.wrap(httpx.Client(base_url=url, transport=standin.transport())),
-        }
+        client = guard.wrap(httpx.Client(base_url=url, timeout=TIMEOUT_S, limits=limits))
         while play.sent < CALLS:
             for name, value in rng.choice(MANNERS).items():
                 setattr(standin, name, value)
             stories = [a_story(rng) for _ in range(200)]
 
             async def act_all(stories: list[Story] = stories) -> None:
-                aclients = {
-                    True: guard.wrap(httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, limits=limits)),
-                    False: guard.wrap(httpx.AsyncClient(base_url=url, transport=standin.async_transport())),
-                }
                 gate = asyncio.Semaphore(20)
+                async with guard.wrap(httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, limits=limits)) as aclient:
 
-                async def one(story: Story) -> None:
-                    async with gate:
-                        await play.aact(story, aclients)
+                    async def one(story: Story) -> None:
+                        async with gate:
+                            await play.aact(story, aclient)
 
-                async with asyncio.TaskGroup() as group:
-                    for story in stories:
-                        if story.is_async:
-                            group.create_task(one(story))
-                for client in aclients.values():
-                    await client.aclose()
+                    async with asyncio.TaskGroup() as group:
+                        for story in stories:
+                            if story.is_async:
+                                group.create_task(one(story))
 
             with ThreadPoolExecutor(THREADS) as pool:
                 running = pool.submit(asyncio.run, act_all())
-                acts = [pool.submit(play.act, story, clients) for story in stories if not story.is_async]
+                acts = [pool.submit(play.act, story, client) for story in stories if not story.is_async]
                 for act in (running, *acts):
                     act.result()
             webhooks = standin.webhooks
@@ -340,11 +328,10 @@ def perform(rng: random.Random, path: Path, standin: StandIn) -> int:
             for webhook in webhooks[:60]:
                 guard.observe(webhook.body)
         for child, uuids in children:
-            wait_for(lambda uuids=uuids: uuids <= arrived(standin))
+            wait_for(partial(has_arrived, standin, uuids))
             child.kill()
             child.wait()
-        for client in clients.values():
-            client.close()
+        client.close()
         gc.collect()
         heard = threading.Event()
         guard.offload.later(heard.set)

@@ -25,7 +25,13 @@ def spend(guard: Guard, completions: list[int], **fields: Any) -> None:
             usage = {"promptTokens": 9, "completionTokens": tokens, "costBreakdown": {"total": 0.001, "tokens": {
                 "prompt": {"modalities": [{"modality": "TEXT", "tokens": 9, "cost": 0.0005}]},
                 "completion": {"billableTokens": tokens, "cost": 0.0005}}}}  # fmt: skip
-            item = {"taskType": "textInference", "taskUUID": task["taskUUID"], "text": "x", "cost": 0.001, "usage": usage}
+            item = {
+                "taskType": "textInference",
+                "taskUUID": task["taskUUID"],
+                "text": "x",
+                "cost": 0.001,
+                "usage": usage,
+            }
             answer = (200, {"data": [item]})
             client.post("/v1", json=[task])
 

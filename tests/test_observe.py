@@ -62,8 +62,8 @@ def test_webhooks_of_several_results_settle_in_any_order(guard: Guard, standin: 
     [
         lambda body: body,
         lambda body: body.decode(),
-        lambda body: bytearray(body),
-        lambda body: json.loads(body),
+        bytearray,
+        json.loads,
         lambda body: [json.loads(body)],
         lambda body: {"data": [json.loads(body)]},
         lambda body: [json.loads(body), json.loads(body)],
@@ -139,6 +139,16 @@ def test_a_webhook_is_charged_at_the_best_figure_it_tells(
     assert row.charged == row.expected if basis == "assumed" else agree(guard, standin)
 
 
+def test_what_has_neither_figure_nor_price_stays_held(guard: Guard, standin: StandIn) -> None:
+    guard.set_ceiling("other:1@1", "0.01")
+    task = hooked(model="other:1@1")
+    (webhook,) = post(guard, standin, task)
+    assert guard.observe(item(task, seed=json.loads(webhook.body)["seed"])) == 0
+    assert (status(guard), only_task(guard).held) == (("held", 1), 10_000_000)
+    guard.observe(webhook.body)
+    assert agree(guard, standin)
+
+
 def test_a_parsed_float_is_read_by_its_shortest_text(guard: Guard, standin: StandIn) -> None:
     task = hooked()
     post(guard, standin, task)
@@ -156,6 +166,14 @@ def test_a_late_webhook_after_a_release_is_charged_all_the_same(
     assert guard.observe(item(task, seed=7, cost=0.0001)) == 1
     assert guard.observe(item(task, seed=7, cost=0.0001)) == 0
     assert (status(guard), only_task(guard).charged) == (("settled", 1), 100_000)
+    assert guard.verify().difference is None
+
+
+def test_a_webhook_billed_above_the_hold_is_charged_in_full(guard: Guard, standin: StandIn) -> None:
+    task = hooked()
+    post(guard, standin, task)
+    guard.observe(item(task, cost=1.5))
+    assert (charged(guard), guard.remaining()) == (Decimal("1.5"), Decimal("-0.5"))
     assert guard.verify().difference is None
 
 
@@ -208,7 +226,9 @@ def test_a_direct_figure_replaces_what_a_webhook_without_one_had_assumed(guard: 
     task = a_task()
     body = json.dumps({"data": [item(task, seed=1, cost=0.0001)]}).encode()
     direct = Scripted(
-        [body], headers={"content-type": "application/json"}, before=lambda _: guard.observe(item(task, seed=1)) and None
+        [body],
+        headers={"content-type": "application/json"},
+        before=lambda _: guard.observe(item(task, seed=1)) and None,
     )
     with httpx.Client(base_url="https://api.runware.ai", transport=guard.transport(direct)) as client:
         client.post("/v1", json=[task])

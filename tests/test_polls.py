@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from decimal import Decimal
 from typing import Any
 
 import httpx
 import pytest
-from conftest import AnyClient, a_task, only_task
-from roads import Scripted, agree, charged, status
+from conftest import AnyClient, a_task, module_of, only_task
+from roads import Provider, Scripted, agree, charged, status
 
 from costguard import Guard
+from costguard.errors import LedgerError
 from costguard.testing import StandIn
 
 MakeClient = Callable[..., AnyClient]
@@ -18,6 +21,10 @@ MakeClient = Callable[..., AnyClient]
 
 def an_async(**fields: Any) -> dict[str, Any]:
     return a_task(deliveryMethod="async", **fields)
+
+
+def ack(task: dict[str, Any]) -> dict[str, Any]:
+    return {"taskType": task["taskType"], "taskUUID": task["taskUUID"]}
 
 
 def poll(task: dict[str, Any]) -> dict[str, Any]:
@@ -148,17 +155,29 @@ def test_a_poll_is_charged_at_the_best_figure_it_tells(
     assert row.charged == row.expected if basis == "assumed" else agree(guard, standin)
 
 
-@pytest.mark.parametrize("fault", ["status:404", "status:429", "status:401", "status:503", "html", "cut", "drop_before"])
+def test_what_has_neither_figure_nor_price_stays_held(client: AnyClient, guard: Guard, standin: StandIn) -> None:
+    guard.set_ceiling("other:1@1", "0.01")
+    standin.fault("no_cost")
+    task = an_async(model="other:1@1")
+    client.post(task)
+    for _ in range(3):
+        client.post(poll(task))
+    assert (status(guard), only_task(guard).held) == (("held", 1), 10_000_000)
+    guard.reconcile(httpx.Client(base_url="https://x/v1", transport=standin.transport()), min_age=0)
+    assert only_task(guard).status == "held", "not over age"
+
+
+@pytest.mark.parametrize(
+    "fault", ["status:404", "status:429", "status:401", "status:503", "html", "cut", "drop_before"]
+)
 def test_a_poll_that_fails_says_nothing_of_its_task(
     fault: str, kind: str, client: AnyClient, guard: Guard, standin: StandIn
 ) -> None:
     task = an_async()
     client.post(task)
     standin.fault(fault, match=lambda asked: asked["taskType"] == "getResponse")
-    try:
+    with suppress(client.module.TransportError):
         client.post(poll(task))
-    except Exception as error:
-        assert type(error).__module__.startswith("httpx")
     assert status(guard) == ("held", 1)
 
 
@@ -187,6 +206,64 @@ def test_a_poll_that_brings_the_provider_s_figure_replaces_what_was_assumed(
         assert only_task(guard).basis == basis
     assert only_task(guard).charged == 100_000
     assert guard.verify().difference is None
+
+
+def test_a_poll_billed_above_the_hold_is_charged_in_full(kind: str, guard: Guard, make_client: MakeClient) -> None:
+    task = an_async()
+    item = {"taskType": "textInference", "taskUUID": task["taskUUID"], "status": "success", "text": "x", "cost": 1.5}
+    provider = Provider(lambda tasks: (200, {"data": [item if tasks[0]["taskType"] == "getResponse" else ack(task)]}))
+    client = make_client(kind, guard, transport=provider)
+    client.post(task)
+    client.post(poll(task))
+    assert (charged(guard), guard.remaining()) == (Decimal("1.5"), Decimal("-0.5"))
+    assert guard.verify().difference is None
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome"),
+    [("status:400", "released"), ("status:429", "released"), ("singular_error", "released"),
+     ("status:503", "unresolved"), ("status_billed:500", "unresolved"), ("no_content_400", "unresolved"),
+     ("html", "unresolved"), ("cut", "unresolved"), ("hang", "unresolved"), ("drop_before", "unresolved"),
+     ("drop_after", "unresolved"), ("forget", "unresolved")],
+)  # fmt: skip
+@pytest.mark.parametrize("delivery", ["async", "webhook"])
+def test_a_post_that_is_not_acknowledged_ends_as_any_other(
+    delivery: str, fault: str, outcome: str, client: AnyClient, guard: Guard, standin: StandIn
+) -> None:
+    standin.fault(fault)
+    with suppress(client.module.TransportError):
+        client.post(an_async() if delivery == "async" else a_task(webhookURL="https://hooks.example.com/x"))
+    assert status(guard) == (outcome, 1)
+
+
+@pytest.mark.parametrize("delivery", ["async", "webhook"])
+def test_a_post_that_never_left_is_released(delivery: str, kind: str, guard: Guard, make_client: MakeClient) -> None:
+    def fail(_: Any) -> Any:
+        raise module_of(kind).ConnectTimeout("nobody there")
+
+    client = make_client(kind, guard, transport=Provider(fail))
+    with pytest.raises(client.module.ConnectTimeout):
+        client.post(an_async() if delivery == "async" else a_task(webhookURL="https://hooks.example.com/x"))
+    assert status(guard) == ("released", 1)
+
+
+def test_a_ledger_that_cannot_be_written_costs_nobody_the_answer_to_a_poll(
+    client: AnyClient, guard: Guard, standin: StandIn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = an_async()
+    client.post(task)
+
+    def full(*_: Any) -> Any:
+        raise LedgerError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(guard.ledger, "observe", full)
+        for _ in range(2):
+            assert client.post(poll(task)).status_code == 200
+    assert "the disk is full" in caplog.text
+    assert status(guard) == ("held", 1)
+    client.post(poll(task))
+    assert agree(guard, standin)
 
 
 def test_a_killed_process_s_task_is_settled_by_anybody_s_poll(

@@ -72,9 +72,7 @@ def test_an_acknowledgement_tells_that_it_is_held(client: AnyClient, guard: Guar
     assert receipt(client.post(a_task(deliveryMethod="async"))).charged is None
 
 
-def test_a_stream_s_receipt_is_complete_once_the_stream_is(
-    kind: str, guard: Guard, make_client: MakeClient
-) -> None:
+def test_a_stream_s_receipt_is_complete_once_the_stream_is(kind: str, guard: Guard, make_client: MakeClient) -> None:
     task = a_task(deliveryMethod="stream")
     sent = [frame(task, text="grey"), frame(task, finishReason="stop", cost=0.0001), DONE]
     response = read_stream(make_client(kind, guard, transport=Scripted(sent)), task)

@@ -562,7 +562,9 @@ class Answers(Provider):
                     found = told(task)
                     data += [found] if found else []
                 elif task["taskType"] == "textInference":
-                    data.append({"taskUUID": task["taskUUID"], "taskType": "textInference", "cost": 0.0001, "text": "x"})
+                    data.append(
+                        {"taskUUID": task["taskUUID"], "taskType": "textInference", "cost": 0.0001, "text": "x"}
+                    )
             return 200, {"data": data}
 
         super().__init__(answer)
@@ -642,7 +644,11 @@ def test_nobody_is_asked_where_it_would_not_help(
     why: str, guard: Guard, clock: Clock, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if why == "held, not unresolved":
-        send(guard, Provider(lambda tasks: (200, {"data": [{"taskUUID": tasks[0]["taskUUID"]}]})), a_task(deliveryMethod="async"))
+        send(
+            guard,
+            Provider(lambda tasks: (200, {"data": [{"taskUUID": tasks[0]["taskUUID"]}]})),
+            a_task(deliveryMethod="async"),
+        )
         guard.set_budget("/", Decimal(only_task(guard).held).scaleb(-9), per="total")
         later(clock, seconds=61)
     else:

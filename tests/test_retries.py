@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -23,7 +24,9 @@ MakeClient = Callable[..., AnyClient]
 JSON = {"content-type": "application/json"}
 
 
-def send(guard: Guard, task: dict[str, Any], *items: dict[str, Any], before: Callable[[], object] = lambda: None) -> None:
+def send(
+    guard: Guard, task: dict[str, Any], *items: dict[str, Any], before: Callable[[], object] = lambda: None
+) -> None:
     """Send `task` once; it is answered with `items`, or lost if there are none."""
     named = [{"taskType": task["taskType"], "taskUUID": task["taskUUID"], "text": "x", **item} for item in items]
     chunk: Any = json.dumps({"data": named}).encode() if items else httpx.ReadError("lost")
@@ -44,7 +47,7 @@ def webhook(guard: Guard, task: dict[str, Any], **item: Any) -> int:
 
 def reconcile(guard: Guard, task: dict[str, Any], *items: dict[str, Any]) -> None:
     """Ask a provider that has `items` on record."""
-    provider = Provider(lambda _: (200, {"data": [details(task, *({"text": "x", **item} for item in items))]}))
+    provider: Any = Provider(lambda _: (200, {"data": [details(task, *({"text": "x", **item} for item in items))]}))
     with httpx.Client(base_url=API, transport=provider) as client:
         guard.reconcile(client, min_age=0)
 
@@ -77,7 +80,7 @@ def test_a_retry_that_does_not_fit_is_refused_and_nothing_is_sent(guard: Guard, 
     task = a_task()
     send(guard, task)
     guard.set_budget("/", "0.001", per="total")
-    provider = Provider(lambda _: (200, {}))
+    provider: Any = Provider(lambda _: (200, {}))
     with pytest.raises(BudgetExceeded):
         make_client("httpx.Client", guard, transport=provider).post(task)
     assert provider.asked == []
@@ -92,10 +95,8 @@ def test_retries_that_are_billed_each_time_are_charged_each_time(
     task = a_task(seed=seed, numberResults=2)
     standin.fault(fault, times=2)
     for _ in range(3):
-        try:
+        with suppress(client.module.TransportError):
             client.post(task)
-        except Exception as error:
-            assert type(error).__module__.startswith("httpx")
     assert status(guard) == ("unresolved", 3)
     guard.reconcile(httpx.Client(base_url=API, transport=standin.transport()))
     assert len(standin.bill) == 6
@@ -109,10 +110,8 @@ def test_retries_that_were_billed_once_are_charged_once(
     task = a_task()
     standin.fault(fault)
     for _ in range(2):
-        try:
+        with suppress(client.module.TransportError):
             client.post(task)
-        except Exception as error:
-            assert type(error).__module__.startswith("httpx")
     assert status(guard) == ("unresolved", 2)
     guard.reconcile(httpx.Client(base_url=API, transport=standin.transport()))
     assert [status for status, _ in attempts(guard, task)] == ["released", "settled"]
@@ -128,6 +127,20 @@ def test_a_server_that_bills_a_task_once_however_often_it_is_sent_is_charged_onc
     for _ in range(2):
         client.post(task)
     guard.reconcile(httpx.Client(base_url=API, transport=standin.transport()))
+    assert agree(guard, standin)
+
+
+@pytest.mark.parametrize("results", [1, 3])
+def test_asynchronous_retries_are_charged_for_what_was_billed(
+    results: int, client: AnyClient, guard: Guard, standin: StandIn
+) -> None:
+    task = a_task(deliveryMethod="async", numberResults=results, seed=7)
+    standin.fault("status_billed:503")
+    client.post(task)
+    client.post(task)
+    for _ in range(2 * results + 2):
+        client.post({"taskType": "getResponse", "taskUUID": task["taskUUID"]})
+    assert len(standin.bill) == 2 * results
     assert agree(guard, standin)
 
 
@@ -245,10 +258,8 @@ def test_a_stream_that_broke_and_its_retry_are_both_charged(
     task = a_task(deliveryMethod="stream", numberResults=results, seed=7)
     standin.fault(fault)
     for _ in range(2):
-        try:
+        with suppress(client.module.TransportError):
             read_stream(client, task)
-        except Exception as error:
-            assert type(error).__module__.startswith("httpx")
     guard.reconcile(httpx.Client(base_url=API, transport=standin.transport()))
     assert len(standin.bill) == 2 * results
     assert agree(guard, standin)
@@ -264,6 +275,20 @@ def test_a_streamed_result_is_found_again_in_a_record_that_names_it(cost: bool, 
         client.post("/v1", json=[task])
     reconcile(guard, task, {"seed": 1, **A}, {"seed": 2, **B})
     assert settled(guard, 3)
+
+
+@pytest.mark.parametrize("word", [None, "0.0005"])
+def test_a_stream_that_ends_after_an_operator_s_word_is_the_truth(word: str | None, guard: Guard) -> None:
+    task = a_task(deliveryMethod="stream")
+
+    def resolve(n: int) -> None:
+        if n == 1:
+            guard.resolve(task["taskUUID"], charged=word, reason="it takes too long")
+
+    chunks = [frame(task, text="x"), frame(task, finishReason="stop", cost=0.0002), DONE]
+    with httpx.Client(base_url=API, transport=guard.transport(Scripted(chunks, before=resolve))) as client:
+        client.post("/v1", json=[task])
+    assert settled(guard, 2)
 
 
 # --- the same by chance ---
@@ -301,9 +326,7 @@ def test_results_that_differ_in_a_name_are_never_one(
     known: list[tuple[dict[str, int], int | None]], seen: list[tuple[dict[str, int], int | None]], whole: bool
 ) -> None:
     booked = [Booked(seq, 1, key(names, units), units or 0, "cost", False) for seq, (names, units) in enumerate(known)]
-    for (names, _), one in zip(
-        seen, same_results(booked, [(key(n, u), u) for n, u in seen], whole=whole), strict=True
-    ):
+    for (names, _), one in zip(seen, same_results(booked, [(key(n, u), u) for n, u in seen], whole=whole), strict=True):
         if one is not None:
             other = known[one.seq][0]
             assert all(names[part] == other[part] for part in names.keys() & other.keys())

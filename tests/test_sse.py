@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ def parse(*chunks: bytes) -> list[bytes]:
 def split(stream: bytes, cuts: list[int]) -> list[bytes]:
     """`stream` in pieces, some of them empty."""
     places = [0, *sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)]
-    return [stream[start:end] for start, end in zip(places, places[1:], strict=False)]
+    return [stream[start:end] for start, end in pairwise(places)]
 
 
 def frame(uuid: str = UUID, **fields: Any) -> bytes:

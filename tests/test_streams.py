@@ -20,7 +20,7 @@ import httpx
 import pytest
 import trio
 from conftest import CLIENTS, AnyClient, Clock, a_task, memory, module_of, only_task
-from roads import DONE, Scripted, agree, charged, evidence, frame, ledger_bytes, read_stream, status
+from roads import DONE, Provider, Scripted, agree, charged, evidence, frame, ledger_bytes, read_stream, status
 
 from costguard import Guard
 from costguard.testing import StandIn
@@ -145,10 +145,8 @@ def test_a_compressed_stream_is_read_on_the_side(
 ) -> None:
     task = a_stream()
     squeeze = zlib.compressobj(wbits=zlib.MAX_WBITS | (16 if encoding == "gzip" else 0))
-    sent = []
-    for chunk in (frame(task, text="grey"), frame(task, finishReason="stop", cost=0.0001), DONE):
-        sent.append(squeeze.compress(chunk) + squeeze.flush(zlib.Z_SYNC_FLUSH))
-    sent.append(squeeze.flush())
+    chunks = (frame(task, text="grey"), frame(task, finishReason="stop", cost=0.0001), DONE)
+    sent = [squeeze.compress(chunk) + squeeze.flush(zlib.Z_SYNC_FLUSH) for chunk in chunks] + [squeeze.flush()]
     headers = {"content-type": "text/event-stream; charset=utf-8", "content-encoding": encoding}
     arrived: list[bytes] = []
     client = make_client(kind, guard, transport=Scripted(sent, headers=headers))
@@ -219,6 +217,15 @@ def test_text_in_a_stream_without_its_cost_is_charged_as_expected_and_corrected_
     assert agree(guard, standin)
 
 
+def test_what_has_neither_figure_nor_price_stays_held(client: AnyClient, guard: Guard, standin: StandIn) -> None:
+    guard.set_ceiling("other:1@1", "0.01")
+    standin.fault("stream_no_cost")
+    read_stream(client, a_stream(model="other:1@1"))
+    assert (status(guard), only_task(guard).held) == (("unresolved", 1), 10_000_000)
+    guard.reconcile(httpx.Client(base_url="https://x/v1", transport=standin.transport()))
+    assert agree(guard, standin)
+
+
 @pytest.mark.parametrize("fault", ["error_entry", "item_error"])
 def test_an_error_frame_alone_releases(fault: str, client: AnyClient, guard: Guard, standin: StandIn) -> None:
     standin.fault(fault)
@@ -237,6 +244,23 @@ def test_a_stream_that_breaks_is_unresolved_until_the_provider_tells(
     assert (task.status, task.held, task.charged) == ("unresolved", task.upper, 0)
     guard.reconcile(httpx.Client(base_url="https://x/v1", transport=standin.transport()))
     assert agree(guard, standin)
+
+
+def test_a_stream_that_never_left_is_released(kind: str, guard: Guard, make_client: MakeClient) -> None:
+    def fail(_: Any) -> Any:
+        raise module_of(kind).ConnectError("nobody there")
+
+    with pytest.raises(module_of(kind).ConnectError):
+        read_stream(make_client(kind, guard, transport=Provider(fail)), a_stream())
+    assert status(guard) == ("released", 1)
+
+
+def test_a_stream_billed_above_its_hold_is_charged_in_full(kind: str, guard: Guard, make_client: MakeClient) -> None:
+    task = a_stream()
+    sent = [frame(task, finishReason="stop", cost=1.5), DONE]
+    read_stream(make_client(kind, guard, transport=Scripted(sent)), task)
+    assert (charged(guard), guard.remaining()) == (Decimal("1.5"), Decimal("-0.5"))
+    assert guard.verify().difference is None
 
 
 @pytest.mark.parametrize("fault", ["cut", "hang", "drop_after"])
@@ -298,9 +322,9 @@ def test_an_older_sdk_that_stops_at_the_finish_reason_is_settled_too(
 
 @pytest.mark.parametrize(
     ("fault", "outcome"),
-    [("status:400", "released"), ("status:429", "released"), ("singular_error", "released"), ("status:503", "unresolved"),
-     ("status_billed:500", "unresolved"), ("no_content_400", "unresolved"), ("html", "unresolved"),
-     ("drop_before", "unresolved")],
+    [("status:400", "released"), ("status:429", "released"), ("singular_error", "released"),
+     ("status:503", "unresolved"), ("status_billed:500", "unresolved"), ("no_content_400", "unresolved"),
+     ("html", "unresolved"), ("drop_before", "unresolved")],
 )  # fmt: skip
 def test_a_streamed_task_that_is_answered_otherwise_ends_as_any_other(
     fault: str, outcome: str, kind: str, client: AnyClient, guard: Guard, standin: StandIn
@@ -313,9 +337,13 @@ def test_a_streamed_task_that_is_answered_otherwise_ends_as_any_other(
     assert status(guard) == (outcome, 1)
 
 
-def test_a_streamed_task_that_is_answered_with_json_is_settled(kind: str, guard: Guard, make_client: MakeClient) -> None:
+def test_a_streamed_task_that_is_answered_with_json_is_settled(
+    kind: str, guard: Guard, make_client: MakeClient
+) -> None:
     task = a_stream()
-    body = json.dumps({"data": [{"taskType": "textInference", "taskUUID": task["taskUUID"], "text": "x", "cost": 0.0001}]})
+    body = json.dumps(
+        {"data": [{"taskType": "textInference", "taskUUID": task["taskUUID"], "text": "x", "cost": 0.0001}]}
+    )
     transport = Scripted([body.encode()], headers={"content-type": "application/json"})
     read_stream(make_client(kind, guard, transport=transport), task)
     assert (status(guard), only_task(guard).charged) == (("settled", 1), 100_000)
@@ -557,9 +585,8 @@ def test_neither_prompt_nor_streamed_text_reaches_the_ledger(
     said: list[str] = []
 
     def hear(chunk: bytes) -> None:
-        for line in chunk.splitlines():
-            if line.startswith(b"data: {"):
-                said.append(json.loads(line[6:])["delta"].get("text", ""))
+        frames = [json.loads(line[6:]) for line in chunk.splitlines() if line.startswith(b"data: {")]
+        said.extend(frame["delta"].get("text", "") for frame in frames)
 
     read_stream(client, a_stream(messages=[{"role": "user", "content": secret}]), on_chunk=hear)
     read_stream(client, a_stream(messages=[{"role": "user", "content": secret}]), chunks=6, on_chunk=hear)

@@ -41,7 +41,7 @@ def same_results(
 ) -> list[Booked | None]:
     """For each result seen (key, and nano-USD if it has a figure) the known one that it is; None: it is new.
 
-    A known result is matched once. The surest pairs go first: equal figures, then equal names, then, where
+    A known result is matched once. The surest pairs go first: equal names, then equal figures, then, where
     one of the two tells too little to be told apart, what is left. `whole`: `seen` lists all that was ever
     billed for the task, so that each known result must be in it.
     """
@@ -50,28 +50,33 @@ def same_results(
     for wanted in range(_RANKS):
         for n, (key, nanos) in enumerate(seen):
             if found[n] is None:
-                found[n] = next((one for one in left if _rank(one, key, nanos, whole) == wanted), None)
-                if found[n] is not None:
-                    left.remove(found[n])  # type: ignore[arg-type]
+                same = next((one for one in left if _rank(one, key, nanos, whole) == wanted), None)
+                if same is not None:
+                    found[n] = same
+                    left.remove(same)
     return found
 
 
-_RANKS = 5
+_RANKS = 7
 
 
 def _rank(known: Booked, key: str, nanos: int | None, whole: bool) -> int | None:
     """How surely the two are one result, 0 the surest; None if they are not."""
-    a, b = _parts(known.key), _parts(key)
-    shared = (a.keys() & b.keys()) - {FIGURES}
-    if any(a[part] != b[part] for part in shared):
-        return None
-    if FIGURES in a and a[FIGURES] == b.get(FIGURES):
+    if known.key == key:
         return 0
-    is_other_amount = int(known.nanos != nanos)
-    if shared:
-        return 1 + is_other_amount
-    if whole or known.basis in WEAK or FIGURES not in a or FIGURES not in b:
-        return 3 + is_other_amount
+    a, b = _parts(known.key), _parts(key)
+    names = (a.keys() & b.keys()) - {FIGURES}
+    if any(a[name] != b[name] for name in names):
+        return None
+    told = FIGURES in a and FIGURES in b
+    same_figures = told and a[FIGURES] == b[FIGURES]
+    same_amount = known.nanos == nanos
+    if names:
+        return 1 if same_figures else 2 if same_amount else 3
+    if same_figures:
+        return 4
+    if whole or known.basis in WEAK or not told:
+        return 5 if same_amount else 6
     return None
 
 

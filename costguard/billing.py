@@ -15,7 +15,7 @@ from costguard.errors import ConfigurationError
 from costguard.money import NANOS, from_provider
 
 if TYPE_CHECKING:
-    from costguard.prices import Price, PricedCost
+    from costguard.prices import Price
 
 Basis = Literal["breakdown", "cost", "computed", "assumed", "correction"]
 """Where a charge's figure came from, strongest first; "correction" is an operator's word."""
@@ -138,7 +138,7 @@ def charge_items(
         notes["results differ in whether the prompt includes the cache"] = None
     odd = [part for part in parts if part.odd]
     raw = f"[{','.join(part.figures.raw() for part in odd)}]"[:RAW_CHARS_MAX] if odd else None
-    computed = _sum([part.priced.nanos if part.priced else None for part in parts])
+    computed = _sum([part.computed for part in parts])
     return Charge(
         nanos=nanos,
         basis=weakest(*(part.basis for part in parts)),
@@ -146,7 +146,7 @@ def charge_items(
         cost_nanos=_sum([part.cost for part in parts]),
         total_nanos=_sum([part.total for part in parts]),
         computed_nanos=computed,
-        price_id=parts[0].priced.price_id if computed is not None and parts[0].priced else None,
+        price_id=parts[0].price_id if computed is not None else None,
         prompt_tokens=_sum([part.prompt_tokens for part in parts]),
         completion_tokens=_sum([part.completion_tokens for part in parts]),
         reasoning_tokens=_sum([part.reasoning_tokens for part in parts]),
@@ -210,8 +210,8 @@ def _charge(part: _Result) -> Charge:
         tuple([line for line in lines if line.nanos or line.quantity]),
         part.cost,
         part.total,
-        part.priced.nanos if part.priced else None,
-        part.priced.price_id if part.priced else None,
+        part.computed,
+        part.price_id,
         part.prompt_tokens,
         part.completion_tokens,
         part.reasoning_tokens,
@@ -237,6 +237,7 @@ class _Result:
         "cache_reading",
         "cached_tokens",
         "completion_tokens",
+        "computed",
         "cost",
         "features",
         "figures",
@@ -244,7 +245,7 @@ class _Result:
         "nanos",
         "notes",
         "odd",
-        "priced",
+        "price_id",
         "prompt",
         "prompt_tokens",
         "reasoning_tokens",
@@ -279,15 +280,10 @@ class _Result:
             self.basis = "cost"
             self.nanos = self.cost
             self.lines.append(Line("unitemized", "", self.total_tokens, self.cost))
-        self.priced = self._compute(price, prompt_expected) if price is not None else None
-        if self.nanos is None and self.priced is not None:
-            self.basis = "computed"
-            self.nanos = self.priced.nanos
-            self.lines.extend(Line(*line) for line in self.priced.lines)
-            self.notes.append("no usable figure: usage charged at the price list")
-            if self.cached_tokens:
-                self.notes.append("cached tokens taken as a part of the prompt")
-            self.notes.extend(self.priced.notes)
+        self.computed: int | None = None
+        self.price_id: str | None = None
+        if price is not None and self.completion_tokens is not None:
+            self._compute(price, self.completion_tokens, prompt_expected)
 
     def assume(self, nanos: int, source: str) -> None:
         """Nothing usable was said: charge `nanos`."""
@@ -309,15 +305,10 @@ class _Result:
 
     def _amount(self, value: Any, *where: str) -> int | None:
         """Nano-dollars of a figure in USD from 0 to `FIGURE_MAX`; None if it is absent or unusable."""
-        if value is None:
-            return None
-        if type(value) is int:
-            if 0 <= value <= FIGURE_MAX:
-                return value * NANOS
-        elif type(value) is Decimal and value.is_finite() and 0 <= value <= FIGURE_MAX:
-            return from_provider(value)
-        self._odd(f"{' '.join(filter(None, where))} is unusable")
-        return None
+        nanos = _usable_nanos(value)
+        if nanos is None and value is not None:
+            self._odd(f"{' '.join(filter(None, where))} is unusable")
+        return nanos
 
     def _count(self, value: Any, *where: str) -> int | None:
         """A count from 0 to `COUNT_MAX` (74.0 is one); None if it is absent or unusable."""
@@ -410,10 +401,13 @@ class _Result:
     def _leaf(self, node: Any, component: str, modality: str, count_key: str) -> Line:
         if not isinstance(node, dict):
             raise _UnreadableLeafError(f"{component} {modality}".rstrip())
-        quantity = self._count(node.get(count_key), component, modality, count_key)
+        quantity = node.get(count_key)
+        if type(quantity) is not int or not 0 <= quantity <= COUNT_MAX:
+            quantity = self._count(quantity, component, modality, count_key)
         cost = node.get("cost")
-        nanos = self._amount(cost, component, modality, "cost")
+        nanos = _usable_nanos(cost)
         if nanos is None:
+            self._amount(cost, component, modality, "cost")  # says why
             if cost is not None or quantity:
                 raise _UnreadableLeafError(f"{component} {modality}".rstrip())
             nanos = 0
@@ -432,12 +426,13 @@ class _Result:
         else:
             self.lines = self._with_cache(total, rest)
             gap = total - sum([line.nanos for line in self.lines])
-            leaves = [line for line in (*self.prompt, *self.cache, *rest) if line.nanos or line.quantity]
-            if abs(gap) > ROUNDING_NANOS * len(leaves):
-                self._odd("the breakdown does not add up to its total")
-                unexplained += gap
-            elif gap:
-                self.lines.append(Line("rounding", "", None, gap))
+            if gap:
+                leaves = [line for line in (*self.prompt, *self.cache, *rest) if line.nanos or line.quantity]
+                if abs(gap) > ROUNDING_NANOS * len(leaves):
+                    self._odd("the breakdown does not add up to its total")
+                    unexplained += gap
+                else:
+                    self.lines.append(Line("rounding", "", None, gap))
         if unexplained:
             self.lines.append(Line("unexplained", "", None, unexplained))
 
@@ -473,18 +468,16 @@ class _Result:
             return "outside"
         return "inside"
 
-    def _compute(self, price: Price, prompt_expected: Mapping[str, int] | None) -> PricedCost | None:
-        """The usage at our own prices; None if it is not known, or holds something without a price."""
-        if self.completion_tokens is None:
-            return None
+    def _compute(self, price: Price, completion: int, prompt_expected: Mapping[str, int] | None) -> None:
+        """The usage at our own prices, charged if there is no figure; nothing where it holds what has no price."""
         try:
             prompt = {line.modality: line.quantity or 0 for line in self.prompt if line.quantity != 0}
-            if not all(prompt.values()) or not prompt or "" in prompt:
+            if not prompt or "" in prompt or not all(prompt.values()):
                 if not self.prompt_tokens:
-                    return None  # no prompt has 0 tokens: the usage is not known
+                    return  # no prompt has 0 tokens: the usage is not known
                 prompt = _split(self.prompt_tokens, prompt_expected or {}, price)
             cached: int | dict[str, int] = self.cached_tokens or 0
-            by_modality = {line.modality: line.quantity or 0 for line in self.cache if line.quantity}
+            by_modality = {line.modality: line.quantity for line in self.cache if line.quantity}
             if by_modality and "" not in by_modality:
                 cached = by_modality
             if self.cache_reading == "outside" and cached:
@@ -494,10 +487,29 @@ class _Result:
                 cached = added
             features = {line.component.removeprefix("feature:"): line.quantity or 0 for line in self.features}
             if not all(features.values()):
-                return None  # billed uses of a feature that are not counted
-            return price.cost(prompt, self.completion_tokens, cached, features)
+                return  # billed uses of a feature that are not counted
+            if self.nanos is not None and not cached and not features:
+                self.computed, self.price_id = price.nanos(prompt, completion), price.id
+                return
+            priced = price.cost(prompt, completion, cached, features)
         except ConfigurationError:
-            return None
+            return
+        self.computed, self.price_id = priced.nanos, priced.price_id
+        if self.nanos is None:
+            self.basis = "computed"
+            self.nanos = priced.nanos
+            self.lines.extend(Line(*line) for line in priced.lines)
+            self.notes.append("no usable figure: usage charged at the price list")
+            if self.cached_tokens:
+                self.notes.append("cached tokens taken as a part of the prompt")
+            self.notes.extend(priced.notes)
+
+
+def _usable_nanos(value: Any) -> int | None:
+    """Nano-dollars of a figure in USD from 0 to `FIGURE_MAX`; None for anything else."""
+    if type(value) is Decimal:
+        return from_provider(value) if value.is_finite() and 0 <= value <= FIGURE_MAX else None
+    return value * NANOS if type(value) is int and 0 <= value <= FIGURE_MAX else None
 
 
 def _split(prompt_tokens: int, expected: Mapping[str, int], price: Price) -> dict[str, int]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from costguard import money, tokens
 from costguard.errors import ConfigurationError
@@ -38,8 +38,7 @@ _NOT_PROMPT = frozenset(
 _SETTINGS_NOT_PROMPT = frozenset(["temperature", "topP", "maxTokens", "stopSequences", "thinkingLevel", "systemPrompt"])
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
+class Estimate(NamedTuple):
     """Tokens are per result; `expected` and `upper` are USD for all `results`, None if unpriced."""
 
     model: str
@@ -61,7 +60,7 @@ class Estimate:
     context_tokens: int
     fees_nanos: int
     """Worst case of the features the task may use, per result."""
-    teaches: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    teaches: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType({})
     """Media whose count the bill will tell, as in `MediaCount`."""
 
     @property
@@ -88,8 +87,7 @@ class Estimate:
             return self
         completion = Count(min(self.completion.expected, tokens), tokens)
         expected, upper = _cost(self.price, self.prompt, completion, self.context_tokens)
-        return replace(
-            self,
+        return self._replace(
             completion=completion,
             expected_nanos=expected * self.results,
             upper_nanos=(upper + self.fees_nanos) * self.results,
@@ -150,7 +148,7 @@ def _cost(price: Price, prompt: Mapping[str, Count], completion: Count, context_
     likely = {m: n.expected for m, n in prompt.items() if n.expected}
     if sum(likely.values()) > context_tokens:
         return price.worst_nanos(likely, completion.expected, context_tokens), upper
-    return price.cost(likely, completion.expected).nanos, upper
+    return price.nanos(likely, completion.expected), upper
 
 
 def _prompt(
@@ -161,7 +159,7 @@ def _prompt(
 ) -> tuple[Mapping[str, Count], MediaCount]:
     size = expected = messages = 0
     for text in _texts(raw):
-        size += len(text.encode("utf-8", "surrogatepass"))
+        size += len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
         expected += tokens.count(text)
         messages += 1
     upper = tokens.text_upper(size, expected, messages) if known.tokenizer == "gemma4" else size

@@ -203,8 +203,9 @@ def _give_back(guard: Guard, knock: _Knock) -> None:
 def _is_stream(head: Head, admission: Admission) -> bool:
     if not 200 <= head.status < 300:
         return False
-    asked = any(task.delivery == "stream" for task in admission.tasks)
-    return head.content_type == EVENT_STREAM or (asked and "json" not in head.content_type)
+    if head.content_type == EVENT_STREAM or "json" in head.content_type:
+        return head.content_type == EVENT_STREAM
+    return any(task.delivery == "stream" for task in admission.tasks)
 
 
 class SyncPort(Protocol):

@@ -77,7 +77,7 @@ class Admission(NamedTuple):
     @property
     def receipt(self) -> Receipt:
         """What the caller is told of it."""
-        return Receipt(tuple(held.receipt for held in self.held.values()))
+        return Receipt(tuple([held.receipt for held in self.held.values()]))
 
 
 class Options(NamedTuple):
@@ -322,7 +322,7 @@ class Entry:
                 found.price.id if found.price else None,
                 found.to_json(),
                 tags,
-                tuple(dict.fromkeys((found.model, task.model or task.task_type, task.task_type))),
+                _ceiling_names(task, found) if found.upper_nanos is None else (),
                 found.unpriced,
                 self._asked_tokens.get(task.uuid),
             )
@@ -400,7 +400,7 @@ class Entry:
             if new.completion.upper < old.completion.upper:
                 self._asked_tokens.setdefault(task.uuid, old.completion.upper)
                 native.set_max_tokens(task, new.completion.upper)
-                self._request.changed = True
+                self._request.touch()
         self._body = self._request.body()
         self._estimates = lowered(low)
         return True
@@ -428,6 +428,10 @@ def _parse_endpoint(endpoint: str) -> tuple[str, str]:
     if not parts.hostname:
         raise ConfigurationError(f"endpoints: {endpoint!r} names no host, such as 'https://llm.example/v1'")
     return parts.netloc.rpartition("@")[2].lower(), parts.path.rstrip("/") or "/v1"
+
+
+def _ceiling_names(task: native.Task, found: Estimate) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((found.model, task.model or task.task_type, task.task_type)))
 
 
 def _has_task_type(body: bytes) -> bool:

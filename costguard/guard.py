@@ -286,7 +286,7 @@ class Guard:
     def enter(self, call: Call, body: bytes) -> Entry | None:
         """Bring a POST to the gate; None if it is not to be guarded."""
         entry = self.gate.entry(call, body)
-        if entry is not None:
+        if entry is not None and self.settlement.is_behind:
             with contextlib.suppress(LedgerError):
                 self.settlement.drain()
         return entry

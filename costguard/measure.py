@@ -40,6 +40,9 @@ PDF_INFLATED_MAX = 8 * 1024 * 1024
 PDF_NAMES_MAX = 300_000
 """Names in a PDF, or in what it unpacks to: each one costs a look."""
 
+PDF_ESCAPES_MAX = 2_000
+"""Names of a PDF that begin with an escape: dear to read, and hardly ever written."""
+
 PDF_NODES_MAX = 40_000
 """Pages and counts in a PDF, or in one object stream of it."""
 
@@ -230,7 +233,7 @@ class _Syntax(NamedTuple):
 
 
 def _scan(data: bytes) -> _Syntax:
-    if data.count(b"/") > PDF_NAMES_MAX:
+    if data.count(b"/") > PDF_NAMES_MAX or data.count(b"/#") > PDF_ESCAPES_MAX:
         raise _BoundError
     pages = count = 0
     streams = []

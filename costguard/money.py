@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decimal import ROUND_HALF_EVEN, Context, Decimal, Inexact, InvalidOperation
+from decimal import MAX_PREC, ROUND_HALF_EVEN, Context, Decimal, Inexact, InvalidOperation
 
 from costguard.errors import ConfigurationError
 
@@ -16,7 +16,8 @@ _NANO = Decimal((0, (1,), -9))
 
 # Contexts of our own: the program's may have any precision, and would round silently.
 _EXACT = Context(prec=80, traps=[InvalidOperation, Inexact])
-_ROUNDED = Context(prec=80, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation])
+_ROUNDED = Context(prec=MAX_PREC, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation])
+_NANOS = Decimal(NANOS)
 
 
 def parse_usd(value: str | int | Decimal, what: str = "amount") -> int:
@@ -61,4 +62,4 @@ def to_text(nanos: int) -> str:
 
 def from_provider(value: Decimal) -> int:
     """A provider's finite figure in USD, rounded half-even to a nano-dollar."""
-    return int(value.quantize(_NANO, context=_ROUNDED).scaleb(9, context=_ROUNDED))
+    return int(_ROUNDED.to_integral_value(_ROUNDED.multiply(value, _NANOS)))

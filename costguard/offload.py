@@ -11,6 +11,7 @@ import functools
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,8 @@ from costguard.flow import Interrupted
 if TYPE_CHECKING:
     import asyncio
 
-BATCH_MAX = 32
-"""Results handed to a loop at once: bounds how long the first waits for the last."""
+BATCH_S = 0.03
+"""Results are handed to a loop at once, but the first waits no longer than this for the others."""
 
 
 class Worker:
@@ -116,18 +117,11 @@ async def sleep(seconds: float) -> None:
 
 
 def _serve(jobs: queue.SimpleQueue[Any]) -> None:
-    while True:
-        batch = [jobs.get()]
-        while len(batch) < BATCH_MAX:
-            try:
-                batch.append(jobs.get_nowait())
-            except queue.Empty:
-                break
+    job = jobs.get()
+    while job is not None:
+        begin_s = time.monotonic()
         done: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any, BaseException | None]]] = {}
-        for job in batch:
-            if job is None:
-                _hand_back(done)
-                return
+        while job is not None:
             run, loop, future = job
             value: Any = None
             failure: BaseException | None = None
@@ -137,7 +131,12 @@ def _serve(jobs: queue.SimpleQueue[Any]) -> None:
                 failure = error
             if loop is not None:
                 done.setdefault(loop, []).append((future, value, failure))
+            if jobs.empty() or time.monotonic() - begin_s > BATCH_S:
+                break
+            job = jobs.get()
         _hand_back(done)
+        if job is not None:
+            job = jobs.get()
 
 
 def _hand_back(done: dict[Any, list[Any]]) -> None:

@@ -147,11 +147,7 @@ class Price:
             tokens_total += tokens
         if type(completion) is not int or not 0 <= completion <= COUNT_MAX:
             _refuse_count("completion", completion)
-        tier = self.tiers[0]
-        for upper_tier in self.tiers[1:]:
-            if tokens_total > upper_tier.above_prompt_tokens:
-                tier = upper_tier
-
+        tier = self._tier(tokens_total)
         hits = None if type(cached) is int and cached == 0 else _cached_by_modality(prompt, cached)
         notes: tuple[str, ...] = ()
         lines = []
@@ -181,6 +177,27 @@ class Price:
         for line in lines:
             nanos += line.nanos
         return PricedCost(nanos, tuple(lines), self.id, notes)
+
+    def nanos(self, prompt: Mapping[str, int], completion: int) -> int:
+        """`cost(prompt, completion).nanos`, for a `completion` known to be good: without lines, at half the time."""
+        tier = self._tier(sum(prompt.values()))
+        nanos = _nanos(tier.completion * completion, False)
+        for modality, tokens in prompt.items():
+            if not 0 <= tokens <= COUNT_MAX:
+                _refuse_count(f"prompt[{modality!r}]", tokens)
+            rate = tier.prompt.get(modality)
+            if rate is not None:
+                nanos += _nanos(rate * tokens, False)
+            elif tokens:
+                self._refuse_modality(modality)
+        return nanos
+
+    def _tier(self, prompt_tokens: int) -> Tier:
+        tier = self.tiers[0]
+        for upper_tier in self.tiers[1:]:
+            if prompt_tokens > upper_tier.above_prompt_tokens:
+                tier = upper_tier
+        return tier
 
     def worst_nanos(self, prompt_upper: Mapping[str, int], completion: int, context_tokens: int) -> int:
         """The dearest cost (nano-dollars) of any prompt within `prompt_upper` and the context.

@@ -20,10 +20,15 @@ if TYPE_CHECKING:
 BATCH_TASKS = 50
 """Tasks asked for in one request."""
 
+AGE_MAX_S = 100 * 365 * 86_400
+
+REFUSED_WHOLE = frozenset((400, 404, 413, 422))
+"""Statuses that may be the fault of one task in a batch: then its halves are asked for apart."""
+
 Progress = Callable[[int, int], object]
 """Told after each request: tasks asked so far, tasks to ask in all."""
 
-_AGE = re.compile(r"(\d+)\s*(s|m|h|d)?")
+_AGE = re.compile(r"([0-9]{1,9})\s*(s|m|h|d)?")
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -55,15 +60,15 @@ class Reconciliation:
 
 
 def parse_age(age: str | int | timedelta) -> int:
-    """`"60s"`, `"5m"`, `"2h"`, `"1d"`, whole seconds or a timedelta, as microseconds."""
-    if isinstance(age, timedelta) and age >= timedelta(0):
+    """`"60s"`, `"5m"`, `"2h"`, `"1d"`, whole seconds or a timedelta, as microseconds; at most `AGE_MAX_S`."""
+    if isinstance(age, timedelta) and timedelta(0) <= age <= timedelta(seconds=AGE_MAX_S):
         return age // timedelta(microseconds=1)
-    if isinstance(age, int) and not isinstance(age, bool) and age >= 0:
+    if isinstance(age, int) and not isinstance(age, bool) and 0 <= age <= AGE_MAX_S:
         return age * 1_000_000
     match = _AGE.fullmatch(age.strip()) if isinstance(age, str) else None
     if match is None:
         raise ConfigurationError(f"min_age: {age!r} is not an age such as '60s', '5m', '2h' or '1d'")
-    return int(match[1]) * _UNITS_S[match[2] or "s"] * 1_000_000
+    return min(int(match[1]) * _UNITS_S[match[2] or "s"], AGE_MAX_S) * 1_000_000
 
 
 def reconcile(guard: Guard, client: Any, min_age_us: int, progress: Progress | None) -> Reconciliation:
@@ -127,18 +132,26 @@ def _questions(guard: Guard, min_age_us: int, progress: Progress | None) -> _Que
     # What was charged without the provider's own figure is asked for once.
     uuids = list(dict.fromkeys([*uuids, *guard.ledger.unconfirmed(before_us)]))
     found = Reconciliation()
-    for start in range(0, len(uuids), BATCH_TASKS):
+    batches = [uuids[start : start + BATCH_TASKS] for start in range(0, len(uuids), BATCH_TASKS)]
+    batches.reverse()
+    while batches:
         over = over_by_task(guard.ledger.open_attempts())
-        batch = {uuid: over.get(uuid, frozenset()) for uuid in uuids[start : start + BATCH_TASKS]}
+        chosen = batches.pop()
+        batch = {uuid: over.get(uuid, frozenset()) for uuid in chosen}
         try:
             status, body = yield json.dumps(native.details_request(batch)).encode()
         except Exception as error:  # noqa: BLE001  said in the findings; the next batch may fare better
             reason = f"the provider could not be asked: {type(error).__name__}"
             found.findings += [Finding(uuid, "open", reason, told=False) for uuid in batch]
         else:
-            found.findings += guard.settlement.learn(batch, status, body, min_age_us)
+            findings = guard.settlement.learn(batch, status, body, min_age_us)
+            if status in REFUSED_WHOLE and len(chosen) > 1 and all(f.told and f.outcome == "open" for f in findings):
+                middle = len(chosen) // 2
+                batches += [chosen[middle:], chosen[:middle]]
+                continue
+            found.findings += findings
         if progress is not None:
-            progress(min(start + BATCH_TASKS, len(uuids)), len(uuids))
+            progress(len(found.findings), len(uuids))
     return found
 
 

@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -22,6 +22,9 @@ from costguard.wire import native, sse
 
 BACKLOG_MAX = 10_000
 """Endings kept in memory while the ledger cannot be written; their holds stay, so no budget can leak."""
+
+EVIDENCE_CHARS_MAX = 2_000
+"""Characters of figures kept as evidence of a stream that was cut."""
 
 log = logging.getLogger("costguard")
 
@@ -63,9 +66,10 @@ class Settlement:
         self._record(
             admission, {uuid: self._endings(held, judgement.endings[uuid]) for uuid, held in admission.held.items()}
         )
+        polled = Counter(task.uuid for task in admission.tasks if task.task_type == "getResponse")
         try:
             for uuid, verdict in judgement.others.items():
-                self._observe(uuid, verdict, envelope, listed=True)
+                self._observe(uuid, verdict, envelope, listed=polled[uuid] == 1)
             if envelope and 200 <= status < 300:
                 for details in envelope.details:
                     self._learn(details, frozenset())
@@ -84,20 +88,23 @@ class Settlement:
         )
 
     def _stream_endings(self, held: Held, heard: sse.Outcome, cut: str | None) -> list[Ending]:
-        evidence = {"frames": heard.frames, "text_length": heard.text_length}
+        """A cut stream is unresolved, unless each of its results had finished and told its exact total."""
         if cut is None and not heard.is_done:
             cut = "the stream ended without [DONE]"
         doubtful = any(error.doubtful for error in heard.errors)
-        if heard.items and (cut is None or heard.has_figures):
+        if heard.items and (cut is None or heard.has_totals):
             # What did not come to its end is in doubt, whatever came whole beside it.
             short = len(heard.items) < held.task.results
             missing = not heard.is_complete or (short and (cut is not None or doubtful))
             reason = cut or f"{len(heard.items)} of {held.task.results} results came whole"
             return self._endings(held, native.Success(heard.items, missing, reason if missing else ""))
-        if heard.errors and not heard.text_length and not doubtful:
+        if heard.errors and not heard.frames and not doubtful:
             return [Release(held.attempt_id, f"error {heard.errors[0].code}".strip())]
         if heard.errors:
             cut = f"error in the stream {heard.errors[0].code}".strip()
+        evidence: dict[str, object] = {"frames": heard.frames, "text_length": heard.text_length}
+        if heard.items:
+            evidence["figures"] = [item.figures.raw()[:EVIDENCE_CHARS_MAX] for item in heard.items]
         return [Doubt(held.attempt_id, cut or "the stream said nothing of the task", evidence)]
 
     def _endings(self, held: Held, verdict: native.Ending) -> list[Ending]:
@@ -148,6 +155,11 @@ class Settlement:
             log.error("the ledger could not be written; the call stays held and is written later: %s", error)
         else:
             self._fire(alerts)
+
+    @property
+    def is_behind(self) -> bool:
+        """True if some endings are still to be written."""
+        return bool(self._backlog)
 
     def drain(self) -> None:
         """Write what could not be written before; LedgerError if it still cannot.
@@ -207,7 +219,7 @@ class Settlement:
                 return self._note(Observation(task_uuid, settled_all=True, release=verdict.reason))
             case native.Doubt():
                 # One whose request is under way will tell by itself.
-                ended = [attempt for attempt in still_open if attempt.ended_us is not None]
+                ended = [a for a in still_open if a.ended_us is not None and a.status == "held"]
                 alerts = self._ledger.conclude(self._now_us(), [Doubt(attempt.id, verdict.reason) for attempt in ended])
                 self._fire(alerts)
         return 0
@@ -258,7 +270,11 @@ class Settlement:
         envelope = details.envelope
         if envelope is None or not (envelope.items or envelope.errors):
             return "the provider has no response for it yet", 0
-        results = [item for item in envelope.items if item.has_result and item.status != "processing"]
+        results = [
+            item
+            for item in envelope.items
+            if item.status == "success" or (item.has_result and item.status != "processing")
+        ]
         waiting = len(results) < len(envelope.items)
         if not results and waiting:
             return "it is still being processed", 0
@@ -362,7 +378,7 @@ def _tell(held: Held, endings: Sequence[Ending]) -> None:
                 charged += ending.charge.nanos
                 receipt.status = "unresolved" if ending.keep_rest else "settled"
                 receipt.charged_nanos = charged
-                receipt.basis = weakest(receipt.basis, ending.charge.basis)
+                receipt.basis = weakest(receipt.basis, ending.charge.basis) if receipt.basis else ending.charge.basis
             case Release():
                 receipt.status, receipt.charged_nanos = "released", 0
             case Doubt():

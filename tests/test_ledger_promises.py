@@ -239,7 +239,7 @@ class LedgerMachine(RuleBasedStateMachine):
         missing = attempt.results - 1
         attempt.held = -(-attempt.upper * missing // attempt.results) if partial and attempt.open else 0
         attempt.charged += charge.nanos
-        attempt.open = attempt.held > 0
+        attempt.open = partial and attempt.open and missing > 0
 
     @precondition(lambda self: self.attempts)
     @rule(data=st.data(), kind=st.sampled_from(["release", "doubt", "accept"]))

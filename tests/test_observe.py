@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import re
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from decimal import Decimal
 from typing import Any
 
@@ -253,6 +256,27 @@ def test_what_was_assumed_leaves_no_trace_in_the_report_once_the_figure_came(gua
         ("prompt", "TEXT", 4, 2_000),
     ]
     assert guard.verify().difference is None
+
+
+@pytest.mark.parametrize(
+    ("tampering", "said"),
+    [("UPDATE entries SET replaces = 1 WHERE replaces IS NOT NULL", "takes back .*, which was not charged"),
+     ("UPDATE entries SET replaces = (SELECT min(replaces) FROM entries) WHERE spent < 0", "is taken back 2 times")],
+)  # fmt: skip
+def test_verify_names_a_charge_that_was_taken_back_wrongly(
+    tampering: str, said: str, guard: Guard, standin: StandIn, ledger: Any
+) -> None:
+    task = hooked(numberResults=2)
+    post(guard, standin, task)
+    for seed in (1, 2):
+        guard.observe(item(task, seed=seed))
+        guard.observe(item(task, seed=seed, cost=0.0001))
+    assert guard.verify().difference is None
+    with closing(sqlite3.connect(ledger)) as connection:
+        connection.execute("DROP TRIGGER entries_no_update")
+        connection.execute(tampering)
+        connection.commit()
+    assert re.search(said, guard.verify().difference or "")
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -81,6 +81,15 @@ def test_results_of_one_seed_are_told_apart_by_their_figures_within_one_answer(
     assert (status(guard), only_task(guard).charged) == (("settled", 1), 400_000)
 
 
+def test_a_task_polled_twice_in_one_post_is_charged_once(client: AnyClient, guard: Guard, standin: StandIn) -> None:
+    standin.polls_until_done = 0
+    task = an_async(numberResults=2, seed=7)
+    client.post(task)
+    for _ in range(2):
+        client.post(poll(task), poll(task))
+    assert agree(guard, standin)
+
+
 def test_a_poll_settles_the_task_of_another_guard_on_the_same_ledger(
     kind: str, guard: Guard, standin: StandIn, client: AnyClient, make_guard: Callable[..., Guard]
 ) -> None:

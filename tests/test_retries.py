@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -22,6 +23,7 @@ from costguard.testing import StandIn
 
 MakeClient = Callable[..., AnyClient]
 JSON = {"content-type": "application/json"}
+A, B = {"cost": 0.0001}, {"cost": 0.0002}
 
 
 def send(
@@ -63,9 +65,6 @@ def settled(guard: Guard, units: int) -> bool:
     assert (row.status, row.charged, row.held) == ("settled", units * 100_000, 0)
     assert guard.verify().difference is None
     return True
-
-
-A, B = {"cost": 0.0001}, {"cost": 0.0002}
 
 
 def test_each_sending_is_held_for(guard: Guard) -> None:
@@ -142,6 +141,36 @@ def test_asynchronous_retries_are_charged_for_what_was_billed(
         client.post({"taskType": "getResponse", "taskUUID": task["taskUUID"]})
     assert len(standin.bill) == 2 * results
     assert agree(guard, standin)
+
+
+@pytest.mark.parametrize("delivery", ["sync", "async", "stream"])
+@pytest.mark.parametrize("fault", ["drop_after", "error_timeout", "forget", "stream_cut"])
+def test_a_task_without_a_worst_case_is_recovered_too(
+    fault: str, delivery: str, make_guard: Callable[..., Guard], standin: StandIn, clock: Clock
+) -> None:
+    guard = make_guard()  # without a hard budget, or it would be refused
+    task = a_task(model="other:1@1", deliveryMethod=delivery, numberResults=3)
+    standin.fault(fault)
+    with httpx.Client(base_url=API, transport=guard.transport(standin.transport())) as client:
+        for n in range(4):
+            with suppress(httpx.TransportError):
+                client.post("/v1", json=[task if n < 2 else {"taskType": "getResponse", "taskUUID": task["taskUUID"]}])
+        clock.now += timedelta(seconds=1)
+        guard.reconcile(client, min_age=0)
+    row = only_task(guard)
+    assert (row.upper, row.held) == (None, 0)
+    assert agree(guard, standin)
+
+
+def test_of_a_task_without_a_worst_case_what_is_missing_is_asked_for(make_guard: Callable[..., Guard]) -> None:
+    guard = make_guard()
+    task = a_task(model="other:1@1", numberResults=2)
+    first, second = {"seed": 1, **A}, {"seed": 2, **B}
+    send(guard, task)
+    webhook(guard, task, **first)
+    assert attempts(guard, task) == [("unresolved", 1)]
+    reconcile(guard, task, first, second)
+    assert settled(guard, 3)
 
 
 # --- results that look alike ---

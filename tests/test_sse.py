@@ -132,7 +132,7 @@ def test_a_stream_tells_the_bill_however_it_is_written(
     reply = standin.handle("POST", "/v1", {}, json.dumps([task]).encode())
     outcome = heard(*split(b"".join(reply.chunks), cuts), results=results).outcome(UUID)
     assert [item.figures.usage["costBreakdown"]["total"] for item in outcome.items] == [b.amount for b in standin.bill]
-    assert (outcome.is_done, outcome.is_complete, outcome.has_figures, outcome.errors) == (True, True, True, ())
+    assert (outcome.is_done, outcome.is_complete, outcome.has_totals, outcome.errors) == (True, True, True, ())
 
 
 def test_the_last_value_of_a_figure_wins_and_a_late_one_counts() -> None:
@@ -171,7 +171,7 @@ def test_no_more_results_are_heard_than_were_asked_for() -> None:
 
 def test_a_result_that_began_and_did_not_end_makes_the_stream_incomplete() -> None:
     outcome = heard(text(), end(cost=0.1), text(), results=2).outcome(UUID)
-    assert (len(outcome.items), outcome.is_complete, outcome.has_figures, outcome.is_done) == (1, False, False, False)
+    assert (len(outcome.items), outcome.is_complete, outcome.has_totals, outcome.is_done) == (1, False, False, False)
 
 
 def test_an_empty_task_uuid_means_the_one_task_there_is() -> None:

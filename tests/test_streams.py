@@ -273,12 +273,15 @@ def test_a_connection_that_breaks_in_a_stream_is_unresolved(
     assert status(guard) == ("unresolved", 1)
 
 
+TOTAL = {"costBreakdown": {"total": 0.0001}}
+
+
 @pytest.mark.parametrize("ending", ["cut", "error", "unfinished"])
 def test_a_result_that_came_whole_is_charged_and_the_one_that_did_not_stays_held(
     ending: str, kind: str, guard: Guard, make_client: MakeClient
 ) -> None:
     task = a_stream(numberResults=2)
-    chunks = [frame(task, text="grey"), frame(task, finishReason="stop", cost=0.0001)]
+    chunks = [frame(task, text="grey"), frame(task, finishReason="stop", cost=0.0001, usage=TOTAL)]
     if ending == "error":
         chunks.append(b'data: {"errors":[{"code":"providerStreamInterrupted","taskUUID":"%s"}]}\n\n'
                       % task["taskUUID"].encode())  # fmt: skip
@@ -292,13 +295,22 @@ def test_a_result_that_came_whole_is_charged_and_the_one_that_did_not_stays_held
     assert (row.status, row.charged, row.held) == ("unresolved", 100_000, row.upper // 2)
 
 
-def test_a_stream_that_ends_without_done_but_told_its_cost_is_settled(
+def test_a_stream_that_ends_without_done_but_told_its_exact_total_is_settled(
+    kind: str, guard: Guard, make_client: MakeClient
+) -> None:
+    task = a_stream()
+    chunks = [frame(task, text="grey"), frame(task, finishReason="stop", cost=0.0001, usage=TOTAL)]
+    read_stream(make_client(kind, guard, transport=Scripted(chunks)), task)
+    assert (status(guard), only_task(guard).charged) == (("settled", 1), 100_000)
+
+
+def test_a_stream_that_ends_without_done_and_told_a_rounded_cost_only_is_unresolved(
     kind: str, guard: Guard, make_client: MakeClient
 ) -> None:
     task = a_stream()
     chunks = [frame(task, text="grey"), frame(task, finishReason="stop", cost=0.0001)]
     read_stream(make_client(kind, guard, transport=Scripted(chunks)), task)
-    assert (status(guard), only_task(guard).charged) == (("settled", 1), 100_000)
+    assert status(guard) == ("unresolved", 1)
 
 
 def test_an_older_sdk_that_stops_at_the_finish_reason_is_settled_too(

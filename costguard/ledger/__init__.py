@@ -30,6 +30,9 @@ class Tx(Protocol):
     def each(self, sql: str, parameters: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:
         """The rows, one by one."""
 
+    def insert(self, sql: str, key: str, parameters: Sequence[object]) -> int:
+        """An `INSERT` of one row; returns the number that the engine gave to its column `key`."""
+
     def run(self, sql: str, parameters: Sequence[object] = ()) -> None:
         """A statement without rows."""
 
@@ -96,8 +99,7 @@ class Alert:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(NamedTuple):
     """The attempts are held, in the order they were asked for."""
 
     attempt_ids: tuple[int, ...]
@@ -132,8 +134,7 @@ class Unpriced:
     budget: Budget
 
 
-@dataclass(frozen=True, slots=True)
-class Settle:
+class Settle(NamedTuple):
     """A result in the attempt's own response: charge it. With `keep_rest` the unseen results stay held.
 
     A response with several results is as many of these, one after the other; the last one's `keep_rest` counts.

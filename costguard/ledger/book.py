@@ -46,21 +46,41 @@ OPEN = ("held", "unresolved")
 """Statuses of attempts whose money is set aside."""
 
 
-_BALANCE = "SELECT spent, held FROM balances WHERE budget_id = ? AND window_us = ?"
+_VERSION = "SELECT 0, CAST(value AS BIGINT), 0 FROM meta WHERE key = 'budgets'"
+_BALANCE = "SELECT budget_id, spent, held FROM balances WHERE budget_id = ? AND window_us = ?"
 PATHS_MAX = 10_000
 """Project paths whose budgets are remembered."""
+
+_FOREVER_US = 2**63
 
 MEDIA_AGE_US = 90 * 86_400 * 1_000_000
 """A medium that was not billed for so long is forgotten."""
 
 _MEDIA_KEY = "SELECT value FROM meta WHERE key = 'media_key'"
+
 _CHARGE = (
     "at_us, attempt_id, kind, held, spent, reason, basis, cost_nanos, total_nanos, computed_nanos, price_id,"
     " prompt_tokens, completion_tokens, reasoning_tokens, cached_tokens, cache_reading, odd, results, notes, raw,"
     " result_key, direct, replaces"
 )
-_CHARGE_FIELDS = _CHARGE.count(",") + 1
+_INSERT_CHARGE = f"INSERT INTO entries ({_CHARGE}) VALUES ({marks(_CHARGE.count(',') + 1)})"
+_ATTEMPT_AND_SIBLINGS = (
+    f"SELECT {ATTEMPT}, EXISTS (SELECT 1 FROM attempts b WHERE b.task_uuid = attempts.task_uuid"
+    " AND b.id <> attempts.id) FROM attempts WHERE id = ?"
+)
 _NOTHING_BILLED = Line("unitemized", "", 0, 0)
+
+
+class _Path(NamedTuple):
+    """The budgets that cover a project, with their windows (None per task) as they are in [start_us, end_us)."""
+
+    version: tuple[int, ...] | None
+    start_us: int
+    end_us: int
+    budgets: tuple[tuple[int, Budget, Window | None], ...]
+    sql: str
+    """Reads the version of the ledger's budgets and every window's balance, in one statement."""
+    parameters: tuple[int, ...]
 
 
 class _State(NamedTuple):
@@ -95,8 +115,7 @@ class Ledger(Reading):
         super().__init__(engine, now_us)
         self._owner: tuple[int, int] | None = None
         self._media_key: bytes | None = None
-        self._budgets_seen: tuple[object, ...] | None = None
-        self._budgets_cache: dict[str, list[tuple[int, Budget]]] = {}
+        self._paths: dict[str, _Path] = {}
         self.timezone = self._reporting_zone(timezone)
 
     def close(self) -> None:
@@ -145,16 +164,17 @@ class Ledger(Reading):
         held = 0
         holds = []
         for task, upper, amount in zip(tasks, uppers, amounts, strict=True):
-            (attempt_id,) = tx.one(
+            attempt_id = tx.insert(
                 "INSERT INTO attempts (task_uuid, project, task_type, model, delivery, results, at_us, day,"
                 " upper, expected, price_id, estimate, tags, clamped_from, owner_id, status, held, charged, seen)"
-                " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,'held',?,0,0) RETURNING id",
+                " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,'held',?,0,0)",
+                "id",
                 (
                     task.task_uuid, project, task.task_type, task.model, task.delivery, task.results, at_us,
                     day, upper, task.expected, task.price_id, task.estimate, task.tags, task.clamped_from,
                     owner[1], amount,
                 ),
-            ) or (0,)  # fmt: skip
+            )  # fmt: skip
             ids.append(attempt_id)
             for state in states:
                 budget, window = state.budget, state.window
@@ -178,19 +198,44 @@ class Ledger(Reading):
         over = () if enforce else tuple(state.budget for state, _ in unfit)
         return Admitted(tuple(ids), tuple(uppers), over), owner
 
-    def _path_budgets(self, tx: Tx, project: str) -> list[tuple[int, Budget]]:
-        """The budgets that cover `project`, remembered until any budget of the ledger changes."""
-        row = tx.one("SELECT value FROM meta WHERE key = 'budgets'")
-        if row != self._budgets_seen:
-            self._budgets_seen, self._budgets_cache = row, {}
-        found = self._budgets_cache.get(project)
-        if found is None:
-            path = ancestors(project)
-            rows = tx.all(f"SELECT {BUDGET} FROM budgets WHERE project IN ({marks(len(path))})", path)
-            found = [(row[0], read_budget(*row[1:])) for row in rows]
-            if len(self._budgets_cache) < PATHS_MAX:
-                self._budgets_cache[project] = found
-        return found
+    def _balances(self, tx: Tx, project: str, at_us: int) -> tuple[_Path, dict[int, tuple[int, ...]]]:
+        """The budgets that cover `project` at `at_us`, and (budget id, spent, held) of each window that has a balance.
+
+        Budgets are remembered until any of the ledger changes, so that one statement tells all.
+        """
+        path = self._paths.get(project)
+        if path is None or not path.start_us <= at_us < path.end_us:
+            path = self._read_path(tx, project, at_us)
+        found = {row[0]: row for row in tx.all(path.sql, path.parameters)}
+        if found.pop(0, None) != path.version:
+            self._paths.clear()
+            path = self._read_path(tx, project, at_us)
+            found = {row[0]: row for row in tx.all(path.sql, path.parameters)}
+            found.pop(0, None)
+        return path, found
+
+    def _read_path(self, tx: Tx, project: str, at_us: int) -> _Path:
+        covering = ancestors(project)
+        budgets = []
+        start_us, end_us = 0, _FOREVER_US
+        sql, parameters = _VERSION, list[int]()
+        for budget_id, *terms in tx.all(
+            f"SELECT {BUDGET} FROM budgets WHERE project IN ({marks(len(covering))}) ORDER BY id", covering
+        ):
+            budget = read_budget(*terms)
+            window = None
+            if budget.per != "task":
+                window = window_at(budget.per, budget.timezone, at_us)
+                start_us = max(start_us, window.start_us)
+                end_us = min(end_us, _FOREVER_US if window.end_us is None else window.end_us)
+                sql += f" UNION ALL SELECT * FROM ({_BALANCE}{tx.for_update}) b{budget_id}"
+                parameters += (budget_id, window.start_us)
+            budgets.append((budget_id, budget, window))
+        path = _Path(tx.one(_VERSION), start_us, end_us, tuple(budgets), sql, tuple(parameters))
+        if len(self._paths) >= PATHS_MAX:
+            self._paths.clear()
+        self._paths[project] = path
+        return path
 
     @staticmethod
     def _budgets_changed(tx: Tx) -> None:
@@ -202,13 +247,13 @@ class Ledger(Reading):
     def _states(self, tx: Tx, project: str, at_us: int) -> list[_State]:
         """Every budget of the path with the balance of its window at `at_us`, started if there is none."""
         states = []
-        for budget_id, budget in self._path_budgets(tx, project):
-            if budget.per == "task":
+        path, found = self._balances(tx, project, at_us)
+        for budget_id, budget, window in path.budgets:
+            if window is None:
                 states.append(_State(budget_id, budget, None, 0, 0))
                 continue
-            window = window_at(budget.per, budget.timezone, at_us)
-            balance = tx.one(_BALANCE + tx.for_update, (budget_id, window[0]))
-            spent, held = balance or self._open_balance(tx, budget_id, budget, window)
+            balance = found.get(budget_id)
+            spent, held = balance[1:] if balance else self._open_balance(tx, budget_id, budget, window)
             states.append(_State(budget_id, budget, window, spent, held))
         return states
 
@@ -223,10 +268,8 @@ class Ledger(Reading):
         """Hard budgets without room, each with the amount that does not fit."""
         unfit = []
         for state in states:
-            if not state.budget.hard:
-                continue
             requested = total if state.window else max(amounts)
-            if requested > state.remaining or state.budget.limit_nanos == 0:
+            if (requested > state.remaining or state.budget.limit_nanos == 0) and state.budget.hard:
                 unfit.append((state, requested))
         return unfit
 
@@ -264,9 +307,9 @@ class Ledger(Reading):
 
     def _owner_id(self, tx: Tx) -> tuple[int, int]:
         """This process's (pid, owner row); remembered by `admit` once it is committed."""
-        me = this_process()
-        if self._owner and self._owner[0] == me.pid:
+        if self._owner and self._owner[0] == os.getpid():
             return self._owner
+        me = this_process()
         row = tx.one(
             "INSERT INTO owners (host, boot, pid, started) VALUES (?,?,?,?)"
             " ON CONFLICT (host, boot, pid, started) DO UPDATE SET pid = excluded.pid RETURNING id",
@@ -281,25 +324,20 @@ class Ledger(Reading):
 
         Returns the alerts this transaction claimed, to be fired once it is committed.
         """
-        alerts = self._engine.write(
-            lambda tx: [
-                alert
-                for attempt_id, own in groupby(endings, attrgetter("attempt_id"))
-                for alert in self._conclude(tx, at_us, attempt_id, list(own))
-            ]
-        )
-        return tuple(alerts)
+
+        def op(tx: Tx) -> list[Alert]:
+            alerts = []
+            for attempt_id, own in groupby(endings, attrgetter("attempt_id")):
+                alerts += self._conclude(tx, at_us, attempt_id, list(own))
+            return alerts
+
+        return tuple(self._engine.write(op))
 
     def _conclude(self, tx: Tx, at_us: int, attempt_id: int, endings: Sequence[Ending]) -> list[Alert]:
-        row = tx.one(
-            f"SELECT {ATTEMPT}, EXISTS (SELECT 1 FROM attempts b WHERE b.task_uuid = attempts.task_uuid"
-            " AND b.id <> attempts.id) FROM attempts WHERE id = ?",
-            (attempt_id,),
-        )
+        row = tx.one(_ATTEMPT_AND_SIBLINGS, (attempt_id,))
         if row is None:
             raise ConfigurationError(f"the ledger knows no attempt {attempt_id}")
-        *fields, siblings = row
-        attempt = Attempt._make(fields)
+        siblings, attempt = row[-1], Attempt._make(row[:-1])
         settles = [ending for ending in endings if isinstance(ending, Settle)]
         if settles:
             is_first = not siblings and not attempt.seen and attempt.status in OPEN
@@ -322,7 +360,7 @@ class Ledger(Reading):
         known = [] if is_first else self._booked(tx, attempt.task_uuid)
         known = [one for one in known if one.attempt_id == attempt.id or not one.direct]
         pairs = same_results(known, [(settle.key, settle.charge.nanos) for settle in settles])
-        elsewhere = any(one is not None and one.attempt_id != attempt.id for one in pairs)
+        elsewhere = bool(known) and any(one is not None and one.attempt_id != attempt.id for one in pairs)
         keep_rest = elsewhere or settles[-1].keep_rest
         alerts = []
         if attempt.status not in OPEN and None in pairs:
@@ -333,11 +371,11 @@ class Ledger(Reading):
                 alerts += self._improve(tx, at_us, old, settle.key, settle.charge)
                 continue
             now = attempt if n == 0 and not alerts else self._attempt(tx, attempt.id)
-            held = 0
+            held, is_missing = 0, False
             if keep_rest and now.status in OPEN:
-                held = _share(now, now.seen + settle.charge.results)
+                held, is_missing = _share(now, now.seen + settle.charge.results)
             alerts += self._post(
-                tx, at_us, now, held, settle.charge, "unresolved" if held else "settled", settle.reason,
+                tx, at_us, now, held, settle.charge, "unresolved" if is_missing else "settled", settle.reason,
                 ended_us=at_us, key=settle.key, direct=True, is_first=is_first and n == 0,
             )  # fmt: skip
         if attempt.status in OPEN and (keep_rest or None not in pairs):
@@ -355,7 +393,8 @@ class Ledger(Reading):
     ) -> None:
         """The request is over and no money moves: say how it stands."""
         tx.run(
-            "UPDATE attempts SET status = ?, reason = ?, evidence = coalesce(?, evidence), ended_us = ? WHERE id = ?",
+            "UPDATE attempts SET status = ?, reason = ?, evidence = coalesce(?, evidence),"
+            " ended_us = coalesce(ended_us, ?) WHERE id = ?",
             (status, reason, json.dumps(dict(evidence)) if evidence else None, at_us, attempt.id),
         )
 
@@ -412,8 +451,8 @@ class Ledger(Reading):
             alerts = self._withdraw(tx, at_us, seen.task_uuid)
             attempt = self._attempt(tx, attempts[-1].id)
             return alerts + self._post(tx, at_us, attempt, 0, charge, "settled", seen.reason, key=key)
-        held = _share(attempt, attempt.seen + charge.results)
-        status = attempt.status if held else "settled"
+        held, is_missing = _share(attempt, attempt.seen + charge.results)
+        status = attempt.status if is_missing else "settled"
         return self._post(tx, at_us, attempt, held, charge, status, seen.reason, key=key)
 
     def _improve(self, tx: Tx, at_us: int, old: Booked, key: str, charge: Charge) -> list[Alert]:
@@ -541,19 +580,22 @@ class Ledger(Reading):
             " ended_us = coalesce(?, ended_us), unconfirmed = coalesce(?, unconfirmed) WHERE id = ?",
             (held, spent, seen, status, reason, ended_us, _unconfirmed(charge, replaces), attempt.id),
         )
+        path, found = self._balances(tx, attempt.project, attempt.at_us)
+        # A window without a balance is summed up from the attempts when it is next looked at.
+        tx.many(
+            "UPDATE balances SET spent = spent + ?, held = held + ? WHERE budget_id = ? AND window_us = ?",
+            [
+                (spent, freed, budget_id, window.start_us)
+                for budget_id, _, window in path.budgets
+                if window and budget_id in found
+            ],
+        )
         alerts = []
-        for budget_id, budget in self._path_budgets(tx, attempt.project):
-            if budget.per == "task":
-                continue
-            window = window_at(budget.per, budget.timezone, attempt.at_us)
-            row = tx.one(
-                "UPDATE balances SET spent = spent + ?, held = held + ? WHERE budget_id = ? AND window_us = ?"
-                " RETURNING spent",
-                (spent, freed, budget_id, window[0]),
-            )
-            # A window without a balance is summed up from the attempts when it is next looked at.
-            if row and budget.warn_at and row[0] * 100 >= budget.warn_at[0] * budget.limit_nanos:
-                alerts += self._thresholds(tx, at_us, budget_id, budget, window, row[0])
+        for budget_id, budget, window in path.budgets:
+            if spent and window and budget.warn_at and budget_id in found:
+                now_spent = found[budget_id][1] + spent
+                if now_spent * 100 >= budget.warn_at[0] * budget.limit_nanos:
+                    alerts += self._thresholds(tx, at_us, budget_id, budget, window, now_spent)
         return alerts
 
     def _thresholds(
@@ -577,8 +619,9 @@ class Ledger(Reading):
         *,
         is_first: bool,
     ) -> None:
-        (seq,) = tx.one(
-            f"INSERT INTO entries ({_CHARGE}) VALUES ({marks(_CHARGE_FIELDS)}) RETURNING seq",
+        seq = tx.insert(
+            _INSERT_CHARGE,
+            "seq",
             (
                 at_us, attempt.id, "charge", freed, charge.nanos, reason, charge.basis, charge.cost_nanos,
                 charge.total_nanos, charge.computed_nanos, charge.price_id, charge.prompt_tokens,
@@ -586,7 +629,7 @@ class Ledger(Reading):
                 int(charge.odd), charge.results, json.dumps(charge.notes) if charge.notes else None, charge.raw,
                 *figures,
             ),
-        ) or (0,)  # fmt: skip
+        )  # fmt: skip
         group = (attempt.day, attempt.project, attempt.model)
         known: set[tuple[str, str]] = set()
         is_lead = True
@@ -763,10 +806,13 @@ class Ledger(Reading):
         return found
 
 
-def _share(attempt: Attempt, seen: int) -> int:
-    """What stays held of an attempt's worst case once `seen` of its results are charged, rounded up."""
-    missing = attempt.results - seen
-    return -(-(attempt.upper or 0) * missing // attempt.results) if missing > 0 else 0
+def _share(attempt: Attempt, seen: int) -> tuple[int, bool]:
+    """What stays held of an attempt's worst case, rounded up, once `seen` of its results are charged.
+
+    And whether any is missing: the worst case may be unknown, and then nothing is held for it.
+    """
+    missing = max(0, attempt.results - seen)
+    return -(-(attempt.upper or 0) * missing // attempt.results), missing > 0
 
 
 def _is_better(charge: Charge, old: Booked) -> bool:

@@ -21,7 +21,7 @@ def result_key(names: str, charge: Charge | None) -> str:
     if charge is None:
         return names
     told = (charge.cost_nanos, charge.total_nanos, charge.prompt_tokens, charge.completion_tokens)
-    figures = ",".join("" if figure is None else str(figure) for figure in told)
+    figures = ",".join(["" if figure is None else str(figure) for figure in told])
     return f"{names} {FIGURES}:{figures}".lstrip() if figures.strip(",") else names
 
 
@@ -45,6 +45,8 @@ def same_results(
     one of the two tells too little to be told apart, what is left. `whole`: `seen` lists all that was ever
     billed for the task, so that each known result must be in it.
     """
+    if not known:
+        return [None] * len(seen)
     left = list(known)
     found: list[Booked | None] = [None] * len(seen)
     for wanted in range(_RANKS):

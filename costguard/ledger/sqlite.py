@@ -25,6 +25,10 @@ LOCK_TIMEOUT_S = 30.0
 BUSY_TIMEOUT_S = 10.0
 """How long SQLite itself waits for programs that do not know our lock, such as its shell."""
 
+PAGE_BYTES = 2048
+"""A call changes a few bytes on each of a dozen pages, and each is written whole: smaller ones than SQLite's own
+4096 save a tenth of a transaction. Below 2048 the deeper trees take back what is saved."""
+
 _SYNCHRONOUS = {"full": "FULL", "normal": "NORMAL"}
 
 
@@ -50,6 +54,10 @@ class SqliteTx:
     def each(self, sql: str, parameters: Sequence[object] = ()) -> Iterator[Row]:
         """The rows of a query, one by one."""
         return self._execute(sql, parameters)
+
+    def insert(self, sql: str, key: str, parameters: Sequence[object]) -> int:  # noqa: ARG002
+        """An `INSERT` of one row; returns its `key`, which is its rowid: cheaper to ask for than by `RETURNING`."""
+        return self._execute(sql, parameters).lastrowid or 0
 
     def run(self, sql: str, parameters: Sequence[object] = ()) -> None:
         """A statement without rows."""
@@ -106,7 +114,7 @@ class SqliteEngine:
         """Run `op` in one exclusive transaction; it is rolled back if `op` raises."""
         deadline = time.monotonic() + LOCK_TIMEOUT_S
         try:
-            if not self._gate.acquire(timeout=LOCK_TIMEOUT_S):
+            if not (self._gate.acquire(blocking=False) or self._gate.acquire(timeout=LOCK_TIMEOUT_S)):
                 raise LedgerError(f"the ledger {self.path}: other threads kept it busy for {LOCK_TIMEOUT_S:g} s")
             if self._writing:
                 raise LedgerError(
@@ -115,9 +123,10 @@ class SqliteEngine:
                 )
             return self._transact(op, deadline)
         finally:
-            # Raised if the gate was never taken.
-            with contextlib.suppress(RuntimeError):
+            try:  # noqa: SIM105  `suppress` costs as much as the lock
                 self._gate.release()
+            except RuntimeError:  # the gate was never taken
+                pass
 
     def _transact(self, op: Callable[[SqliteTx], T], deadline: float) -> T:
         connection = None
@@ -232,6 +241,7 @@ class SqliteEngine:
         """Called with the writer's lock held: migrations and the switch to WAL are writes too."""
         connection = self._connect()
         try:
+            connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # no effect on a file that has pages
             (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
             if mode != "wal":
                 raise LedgerError(f"the ledger {self.path} cannot use a write-ahead log here (mode {mode!r})")

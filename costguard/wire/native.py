@@ -10,8 +10,9 @@ import json
 import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
+from itertools import islice
 from typing import Any, Literal, NamedTuple, NoReturn
 
 from costguard.billing import Figures
@@ -75,27 +76,32 @@ class Task:
 
 
 class Request:
-    """The tasks of one POST, free ones too, and the bytes that ask for them.
+    """The tasks of one POST, free ones too, and the bytes that ask for them: `ready` ones, or None to write them.
 
-    Set `changed` after changing a task's `raw`: until then `body` may be the caller's own bytes.
+    `changed`: they are not the caller's own. Call `touch` after changing a task's `raw`.
     """
 
-    __slots__ = ("_original", "_single", "changed", "tasks")
+    __slots__ = ("_ready", "_single", "changed", "tasks")
 
-    def __init__(self, tasks: tuple[Task, ...], original: bytes, *, single: bool, changed: bool) -> None:
+    def __init__(self, tasks: tuple[Task, ...], ready: bytes | None, *, single: bool, changed: bool) -> None:
         self.tasks = tasks
         self.changed = changed
-        self._original = original
+        self._ready = ready
         self._single = single
 
+    def touch(self) -> None:
+        """A task's `raw` was changed: its bytes are to be written anew."""
+        self.changed = True
+        self._ready = None
+
     def body(self) -> bytes:
-        """The bytes to send: the original ones if nothing was changed, else the same JSON, compact.
+        """The bytes to send: the caller's own, what was missing added at their end, else the same JSON, compact.
 
         Array or object form and the order of keys are kept. InvalidRequest if it is nested too deeply to
         be written: ask before holding money.
         """
-        if not self.changed:
-            return self._original
+        if self._ready is not None:
+            return self._ready
         payload = self.tasks[0].raw if self._single else [task.raw for task in self.tasks]
         try:
             return _ENCODER.encode(payload).encode()
@@ -153,17 +159,30 @@ def parse_request(body: bytes) -> Request:
 
     tasks = []
     billable: dict[str, int] = {}
-    changed = False
+    changes = 0
+    fields = len(elements[0])
     for index, raw in enumerate(elements):
         where = f"task {index}"
         task = _read_task(raw, where)
         tasks.append(task)
         if task.billable:
-            changed |= _normalise(task)
+            changes += _normalise(task)
             first = billable.setdefault(task.uuid, index)
             if first != index:
                 raise _invalid(f"{where} has the taskUUID of task {first}, {task.uuid!r}; each task needs its own")
-    return Request(tuple(tasks), body, single=single, changed=changed)
+    ready: bytes | None = body
+    if changes:
+        only_added = len(elements) == 1 and len(elements[0]) - fields == changes
+        ready = _with_added(body, elements[0], fields) if only_added else None
+    return Request(tuple(tasks), ready, single=single, changed=changes > 0)
+
+
+def _with_added(body: bytes, raw: dict[str, Any], fields: int) -> bytes:
+    """The `body` of one task with the fields of `raw` after the first `fields`: a large one is not written anew."""
+    # `true`, or a UUID made here: nothing in them is to be escaped.
+    added = [f',"{k}":true' if v is True else f',"{k}":"{v}"' for k, v in islice(raw.items(), fields, None)]
+    end = body.rindex(b"}")
+    return b"%b%b%b" % (body[:end], "".join(added).encode(), body[end:])
 
 
 def from_dict(task: Mapping[str, Any]) -> Task:
@@ -189,22 +208,22 @@ def _read_task(raw: dict[str, Any], where: str) -> Task:
     if task_type in FREE_TASK_TYPES:
         return Task(_stored_name(task_uuid), task_type, _stored_name(model) or None, False, "sync", False, 1, None, raw)
 
-    _check_name(task_type, f"{where}: taskType")
+    _check_name(task_type, where, "taskType")
     if model is not None:
-        _check_name(model, f"{where}: model")
+        _check_name(model, where, "model")
     if task_uuid is None:
         task_uuid = ""
     elif task_uuid != "":
-        _check_name(task_uuid, f"{where}: taskUUID")
+        _check_name(task_uuid, where, "taskUUID")
     stated = raw.get("deliveryMethod")
     delivery: Delivery = "sync" if stated is None else stated
     if delivery not in _DELIVERIES:
         raise _invalid(f"{where}: deliveryMethod: expected 'sync', 'async' or 'stream', found {_shown(delivery)}")
-    results = _whole(raw.get("numberResults"), RESULTS_MAX, f"{where}: numberResults")
-    max_tokens = _whole(raw.get("maxTokens"), MAX_TOKENS_MAX, f"{where}: maxTokens")
+    results = _whole(raw.get("numberResults"), RESULTS_MAX, where, "numberResults")
+    max_tokens = _whole(raw.get("maxTokens"), MAX_TOKENS_MAX, where, "maxTokens")
     settings = raw.get("settings")
     if isinstance(settings, Mapping):
-        allowed = _whole(settings.get("maxTokens"), MAX_TOKENS_MAX, f"{where}: settings.maxTokens")
+        allowed = _whole(settings.get("maxTokens"), MAX_TOKENS_MAX, where, "settings.maxTokens")
         if allowed is not None and (max_tokens is None or allowed > max_tokens):
             max_tokens = allowed  # of two allowances the larger: it is unknown which one is obeyed
     return Task(
@@ -220,18 +239,20 @@ def _read_task(raw: dict[str, Any], where: str) -> Task:
     )
 
 
-def _normalise(task: Task) -> bool:
-    """Name a billable task and make it tell its cost; whether that changed anything."""
+def _normalise(task: Task) -> int:
+    """Name a billable task and make it tell its cost; how many fields that changed or added."""
     raw = task.raw
-    changed = False
+    changes = 0
     if not task.uuid:
         raw["taskUUID"] = task.uuid = str(uuid.uuid4())
-        changed = True
+        changes += 1
     if raw.get("includeCost") is not True:
-        raw["includeCost"] = changed = True
+        raw["includeCost"] = True
+        changes += 1
     if task.task_type == "textInference" and raw.get("includeUsage") is not True:
-        raw["includeUsage"] = changed = True
-    return changed
+        raw["includeUsage"] = True
+        changes += 1
+    return changes
 
 
 def _invalid(problem: str) -> InvalidRequest:
@@ -254,21 +275,21 @@ def _refuse_element(elements: list[Any], index: int) -> NoReturn:
     )
 
 
-def _check_name(value: Any, where: str) -> None:
+def _check_name(value: Any, where: str, key: str) -> None:
     if not isinstance(value, str):
-        raise _invalid(f"{where}: expected a text, found {_kind(value)}")
+        raise _invalid(f"{where}: {key}: expected a text, found {_kind(value)}")
     if not _stored_name(value):
         raise _invalid(
-            f"{where}: expected 1 to {NAME_CHARS_MAX} printable characters, found {len(value)} characters:"
+            f"{where}: {key}: expected 1 to {NAME_CHARS_MAX} printable characters, found {len(value)} characters:"
             f" {value[:40]!a}"
         )
 
 
-def _whole(value: Any, most: int, where: str) -> int | None:
+def _whole(value: Any, most: int, where: str, key: str) -> int | None:
     if value is None:
         return None
     if type(value) is not int or not 1 <= value <= most:
-        raise _invalid(f"{where}: expected a whole number from 1 to {most:,}, found {_shown(value)}")
+        raise _invalid(f"{where}: {key}: expected a whole number from 1 to {most:,}, found {_shown(value)}")
     return value
 
 
@@ -440,7 +461,7 @@ def parse_response(body: bytes) -> Envelope | None:
     Other shapes give an empty envelope. Raises nothing. Figures keep every digit; NaN stays visible in them.
     """
     try:
-        return _envelope(_LENIENT.decode(body.decode(errors="replace").removeprefix("\ufeff")), "", True)
+        return _envelope(_read_leniently(body.decode(errors="replace").removeprefix("\ufeff")), "", True)
     except (ValueError, RecursionError):
         return None
 
@@ -481,7 +502,7 @@ class Frame(NamedTuple):
 def parse_frame(data: bytes) -> Frame | None:
     """Read the JSON of one stream frame; None if it is not an object. Raises nothing."""
     try:
-        raw = _LENIENT.decode(data.decode(errors="replace"))
+        raw = _read_leniently(data.decode(errors="replace"))
     except (ValueError, RecursionError):
         return None
     if not isinstance(raw, dict):
@@ -507,7 +528,15 @@ def _figure(literal: str) -> Decimal:
         return Decimal("NaN")
 
 
-_LENIENT = json.JSONDecoder(parse_float=_figure, parse_constant=Decimal, strict=False)
+_LENIENT = json.JSONDecoder(parse_float=Decimal, parse_constant=Decimal, strict=False)
+_MOST_LENIENT = json.JSONDecoder(parse_float=_figure, parse_constant=Decimal, strict=False)
+
+
+def _read_leniently(text: str) -> Any:
+    try:
+        return _LENIENT.decode(text)
+    except InvalidOperation:
+        return _MOST_LENIENT.decode(text)
 
 
 def _envelope(found: Any, task_uuid: str, with_details: bool) -> Envelope:
@@ -519,16 +548,19 @@ def _envelope(found: Any, task_uuid: str, with_details: bool) -> Envelope:
     if isinstance(found, dict) and not ("taskUUID" in found and "data" not in found):
         data = found.get("data")
         for key in ("errors", "error"):
-            errors.extend(_errors(found.get(key), task_uuid))
+            if found.get(key):
+                errors.extend(_errors(found[key], task_uuid))
     for raw in data if isinstance(data, list) else [data]:
         if not isinstance(raw, dict):
             continue
         item = _item(raw, task_uuid)
-        if item.task_type == "getTaskDetails":
+        failed = raw.get("status") in ("error", "failed") or raw.get("error") or raw.get("errors")
+        if item.task_type == "getTaskDetails" and not (failed and not raw.get("response")):
             if with_details:
                 details.append(_details(raw, item.task_uuid))
-        elif raw.get("status") in ("error", "failed") or raw.get("error") or raw.get("errors"):
-            errors.extend(_errors(raw.get("error") or raw.get("errors") or raw, item.task_uuid))
+        elif failed:
+            failure = raw.get("error") or raw.get("errors") or {**raw, "taskType": ""}  # of the task, not of the poll
+            errors.extend(_errors(failure, item.task_uuid))
             if item.figures != (None, None):
                 items.append(item)  # failed, and billed all the same
         else:
@@ -562,6 +594,11 @@ def _details(raw: dict[str, Any], task_uuid: str) -> Details:
     request, response = raw.get("request"), raw.get("response")
     if not task_uuid and isinstance(request, dict):
         task_uuid = _stored_name(request.get("taskUUID"))
+    if isinstance(response, str):
+        try:
+            response = _LENIENT.decode(response)
+        except (ValueError, RecursionError):
+            response = None
     known = isinstance(response, (dict, list)) and bool(response)
     return Details(task_uuid, _envelope(response, task_uuid, False) if known else None)
 
@@ -597,8 +634,7 @@ def _stored_name(value: Any) -> str:
 # --- endings ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Success:
+class Success(NamedTuple):
     """Results came: settle them. `partial`: more may come or be billed, so the rest of the hold stays."""
 
     items: tuple[Item, ...]
@@ -650,6 +686,8 @@ def judge(request_tasks: Sequence[Task], status: int, envelope: Envelope | None)
     for error in envelope.errors if envelope else ():
         errors.setdefault(error.task_uuid, []).append(error)
     unnamed_items, unnamed_errors = items.pop("", []), errors.pop("", [])
+    asked = {task.uuid for task in request_tasks if task.task_type == "getTaskDetails"}
+    polled = {task.uuid for task in request_tasks if task.task_type == "getResponse"}
 
     if unnamed_items or unnamed_errors:
         silent = {
@@ -662,8 +700,17 @@ def judge(request_tasks: Sequence[Task], status: int, envelope: Envelope | None)
             if unnamed_items:
                 items[concerned] = unnamed_items
             if unnamed_errors:
-                errors[concerned] = unnamed_errors
+                # Of a poll it may be the question that failed.
+                in_doubt = concerned not in billable
+                errors[concerned] = [replace(e, doubtful=True) for e in unnamed_errors] if in_doubt else unnamed_errors
 
+    for task_uuid in polled - billable.keys():
+        # A poll that does not find its task may only have come too early.
+        errors[task_uuid] = [
+            replace(error, doubtful=error.doubtful or error.not_found) for error in errors.get(task_uuid, [])
+        ]
+    for task_uuid in asked - polled - billable.keys():
+        errors.pop(task_uuid, None)  # it is the question that failed; its answer is read apart
     doubt_for_all = any(error.doubtful for error in unnamed_errors)
     endings = {
         task_uuid: _ending(
@@ -680,7 +727,8 @@ def judge(request_tasks: Sequence[Task], status: int, envelope: Envelope | None)
         errors = {}  # a poll that failed says nothing of the task it asked for
     items.pop("", None)
     errors.pop("", None)
-    return Judgement(endings, _outcomes(items, errors))
+    errors = {task_uuid: own for task_uuid, own in errors.items() if own}
+    return Judgement(endings, _outcomes(items, errors) if items or errors else {})
 
 
 def outcomes(envelope: Envelope) -> dict[str, Ending]:
@@ -727,7 +775,7 @@ def _ending(
 ) -> Ending:
     """The ending of one task: results first, then acknowledgements, then errors and the status."""
     succeeded = 200 <= status < 300
-    doubtful = next((error for error in errors if error.doubtful), None)
+    doubtful = next((error for error in errors if error.doubtful), None) if errors else None
     rest: Ending | None = None
     if doubtful or (doubt_for_all and (items or not succeeded)):
         rest = Doubt(_said(doubtful, status) if doubtful else f"http {status} doubtful error")
@@ -738,7 +786,7 @@ def _ending(
     else:
         rest = Doubt(_said(errors[0] if errors else None, status))
 
-    results = tuple(item for item in items if _settles(item))
+    results = tuple([item for item in items if _settles(item)])
     if results:
         waiting = any(item.status == "processing" for item in items)
         short = len(results) < task.results

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from costguard.billing import Figures
@@ -24,7 +25,8 @@ class EventParser:
     """
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest: list[bytes] = []
+        self._rest_size = 0
         self._data: list[bytes] = []
         self._size = 0
         self._after_cr = False
@@ -36,10 +38,12 @@ class EventParser:
         if self._after_cr and chunk.startswith(b"\n"):
             chunk = chunk[1:]
         self._after_cr = chunk.endswith(b"\r")
-        lines = (self._rest + chunk).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        self._rest = lines.pop()
-        if len(self._rest) > FRAME_MAX:
-            self._rest = b":"
+        if b"\n" not in chunk and b"\r" not in chunk:  # a long line grows piece by piece, never copied
+            self._keep(chunk)
+            return
+        lines = (b"".join(self._rest) + chunk).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        self._rest, self._rest_size = [], 0
+        self._keep(lines.pop())
         for line in lines:
             if line:
                 self._line(line)
@@ -49,10 +53,18 @@ class EventParser:
     def end(self) -> Iterator[bytes]:
         """The data of an event that the stream ended in without its blank line."""
         if self._rest:
-            self._line(self._rest)
-            self._rest = b""
+            self._line(b"".join(self._rest))
+            self._rest, self._rest_size = [], 0
         if self._data:
             yield self._event()
+
+    def _keep(self, piece: bytes) -> None:
+        """The beginning of a line whose end is still to come; too long a one becomes a comment."""
+        if piece:
+            self._rest.append(piece)
+            self._rest_size += len(piece)
+            if self._rest_size > FRAME_MAX:
+                self._rest = [b":"]
 
     def _line(self, line: bytes) -> None:
         if line.startswith(b"data:") and self._size <= FRAME_MAX:
@@ -75,8 +87,15 @@ class Outcome(NamedTuple):
     is_done: bool
     is_complete: bool
     """True if every result that began came to its end."""
-    has_figures: bool
-    """True if every result that began finished and told its cost."""
+    has_totals: bool
+    """True if every result that began finished and told its exact total."""
+
+
+def _has_total(item: native.Item) -> bool:
+    """`cost` alone is rounded: the total may come on a later frame."""
+    usage = item.figures.usage
+    breakdown = usage.get("costBreakdown") if isinstance(usage, dict) else None
+    return isinstance(breakdown, dict) and breakdown.get("total") is not None
 
 
 class _Result:
@@ -155,6 +174,10 @@ class Reader:
         """Some models stream an empty `taskUUID`: it means the one task there is."""
         return task_uuid or (next(iter(self._tasks)) if len(self._tasks) == 1 else "")
 
+    def _unnamed_errors(self) -> list[native.WireError]:
+        """Errors that name none of several tasks: they cast doubt on all, and prove nothing of any."""
+        return [replace(error, doubtful=True) for error in self._errors.get("", [])]
+
     def outcome(self, task_uuid: str) -> Outcome:
         """What was heard of `task_uuid`."""
         results = [result for found in self._results.get(task_uuid, {}).values() for result in found]
@@ -162,10 +185,10 @@ class Reader:
         items = tuple(r.item for r in ended if r.item)
         return Outcome(
             items,
-            tuple(self._errors.get(task_uuid, []) + ([] if task_uuid == "" else self._errors.get("", []))),
+            (*self._errors.get(task_uuid, []), *self._unnamed_errors()),
             self._frames.get(task_uuid, 0),
             self._lengths.get(task_uuid, 0),
             self._is_done,
             len(ended) == len(results),
-            bool(ended) and len(ended) == len(results) and all(i.figures.cost is not None for i in items),
+            bool(ended) and all(r.finished for r in results) and all(_has_total(item) for item in items),
         )

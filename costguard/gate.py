@@ -136,6 +136,8 @@ class Gate:
         self.media_max = media_max
         self.now_us = now_us
         self.fire = fire
+        if isinstance(endpoints, str):
+            raise ConfigurationError(f"endpoints: expected a list such as [{endpoints!r}], found one text")
         self._endpoints = frozenset(_parse_endpoint(endpoint) for endpoint in endpoints)
         self._scope: ContextVar[_Scope] = ContextVar("costguard_scope", default=_NO_SCOPE)
         self._history = History(ledger)
@@ -191,18 +193,17 @@ class Gate:
         counts = self.ledger.media_counts(list(digests.values()))
         return {reference: Recalled(found, counts.get(found)) for reference, found in digests.items()}
 
-    def concerns(self, host: str, path: str) -> str | None:
+    def concerns(self, host: str, port: int | None, path: str) -> str | None:
         """Whether a POST may be guarded: "native", "openai", "maybe" (its body decides) or None.
 
-        `host` is in lower case, with `:port` if the URL states one.
+        `host` as `normal_host` gives it; `port` None for the scheme's own.
         """
         if self.mode == OFF:
             return None
         path = path.rstrip("/")
-        name = host.partition(":")[0]
-        ours = name == "runware.ai" or name.endswith(".runware.ai")
-        for endpoint_host, endpoint_path in self._endpoints:
-            if endpoint_host in (host, name):
+        ours = host == "runware.ai" or host.endswith(".runware.ai")
+        for endpoint_host, endpoint_port, endpoint_path in self._endpoints:
+            if endpoint_host == host and endpoint_port in (None, port):
                 ours = True
                 if endpoint_path == path:
                     return "native"
@@ -233,7 +234,7 @@ class Gate:
             return None
         if not any(task.billable or task.task_type in _ASKS for task in request.tasks):
             return None
-        return Entry(self, request, sent, options)
+        return Entry(self, request, sent, options, call.host)
 
     def _refuse_unmetered(self, call: Call, options: Options) -> None:
         path = ancestors(options.project)
@@ -253,8 +254,9 @@ class Gate:
 class Entry:
     """One POST at the gate. `attempt` is called until it says yes or raises; each call may block."""
 
-    def __init__(self, gate: Gate, request: native.Request, body: bytes, options: Options) -> None:
+    def __init__(self, gate: Gate, request: native.Request, body: bytes, options: Options, host: str) -> None:
         self._gate = gate
+        self._host = host
         self._request = request
         self._body = body if request.changed else None
         self._options = options
@@ -276,7 +278,7 @@ class Entry:
         gate = self._gate
         try:
             return self._attempt(gate)
-        except (LedgerError, ConfigurationError) as error:
+        except (LedgerError, ConfigurationError, InvalidRequest) as error:
             if gate.mode != OBSERVE:
                 raise
             log.error("not recorded, sent all the same (mode observe): %s", error)
@@ -306,7 +308,10 @@ class Entry:
                     raise _exceeded(answer, self._options.project, self._estimates)
 
     def _estimate(self, task: native.Task, at_us: int) -> Estimate:
-        return self._gate.estimate(task, at_us, self._options)
+        try:
+            return self._gate.estimate(task, at_us, self._options)
+        except RecursionError:
+            raise InvalidRequest(f"task {task.uuid}: it is nested too deeply to be read; nothing was sent") from None
 
     def _new_attempts(self) -> list[NewAttempt]:
         tags = json.dumps(self._options.tags) if self._options.tags else "{}"
@@ -325,6 +330,7 @@ class Entry:
                 _ceiling_names(task, found) if found.upper_nanos is None else (),
                 found.unpriced,
                 self._asked_tokens.get(task.uuid),
+                self._host,
             )
             for task, found in zip(self._tasks, self._estimates, strict=True)
         ]
@@ -360,6 +366,7 @@ class Entry:
             attempt.task_uuid
             for attempt in attempts
             if attempt.status == "unresolved"
+            and attempt.host == self._host  # whoever runs another host must not hear of it, and cannot know it
             and at_us - attempt.at_us > ASK_AGE_US
             and at_us - gate.asked_us.get(attempt.task_uuid, 0) > ASK_AGE_US
         ]
@@ -420,18 +427,37 @@ class Entry:
         return pause
 
 
-def _parse_endpoint(endpoint: str) -> tuple[str, str]:
-    """(host with its port if stated, path) of a host name or URL; the path is that of native tasks."""
+def normal_host(host: str) -> str:
+    """A host's one spelling: lower case, punycode, no brackets, no trailing dot."""
+    host = host.strip("[]").rstrip(".").lower()
+    try:
+        return host if host.isascii() else host.encode("idna").decode("ascii")
+    except UnicodeError:
+        return host
+
+
+def _parse_endpoint(endpoint: object) -> tuple[str, int | None, str]:
+    """(host, port if it is not the scheme's own, path) of a host name or URL; the path is that of native tasks."""
     if not isinstance(endpoint, str) or not endpoint.strip():
         raise ConfigurationError(f"endpoints: expected host names or URLs, found {endpoint!r}")
-    parts = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
-    if not parts.hostname:
+    try:
+        parts = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ConfigurationError(f"endpoints: {endpoint!r}: {error}") from None
+    if not host:
         raise ConfigurationError(f"endpoints: {endpoint!r} names no host, such as 'https://llm.example/v1'")
-    return parts.netloc.rpartition("@")[2].lower(), parts.path.rstrip("/") or "/v1"
+    if port == _PORTS.get(parts.scheme):
+        port = None
+    return normal_host(host), port, parts.path.rstrip("/") or "/v1"
 
 
 def _ceiling_names(task: native.Task, found: Estimate) -> tuple[str, ...]:
+    """Where a ceiling may be set for the task, nearest first."""
     return tuple(dict.fromkeys((found.model, task.model or task.task_type, task.task_type)))
+
+
+_PORTS = {"https": 443, "http": 80}
 
 
 def _has_task_type(body: bytes) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,7 +17,7 @@ from costguard.budgets import Budget, make_budget, to_us
 from costguard.errors import ConfigurationError, LedgerError
 from costguard.estimate import Estimate
 from costguard.flow import Call
-from costguard.gate import ASK_AGE_US, MODES, Entry, Gate
+from costguard.gate import MODES, OBSERVE, OFF, Entry, Gate
 from costguard.ledger import Alert, Verification
 from costguard.ledger.book import Ledger, wall_clock_us
 from costguard.media import parse_media_max
@@ -86,24 +87,49 @@ class Guard:
         self.prices = prices if isinstance(prices, PriceBook) else PriceBook.load(prices)
         self._clock = clock
         self._on_alert = on_alert
-        stated = parse_media_max(media_max or {})
+        self._media_max = parse_media_max(media_max or {})
+        self._endpoints = endpoints if isinstance(endpoints, str) else tuple(endpoints)
         self.offload = Worker()
-        self.ledger = open_ledger(path, durability=durability, timezone=timezone, now_us=self.now_us)
+        self._open = functools.partial(open_ledger, path, durability=durability, timezone=timezone, now_us=self.now_us)
+        if self.mode == OFF:
+            return  # the emergency switch must not need a ledger in good health
         try:
-            self.gate = Gate(
-                self.ledger,
-                self.prices,
-                project=self.project,
-                mode=self.mode,
-                media_max=stated,
-                endpoints=endpoints,
-                now_us=self.now_us,
-                fire=self._fire,
-            )
+            _ = self.ledger
+        except LedgerError as error:
+            if self.mode != OBSERVE:
+                raise
+            log.error("nothing is recorded, all calls are sent (mode observe): %s", error)
+            self.mode = OFF
+            return
+        try:
+            _ = self.gate, self.settlement
         except BaseException:
             self.ledger.close()
             raise
-        self.settlement = Settlement(self.ledger, self.prices, now_us=self.now_us, fire=self._fire)
+
+    @functools.cached_property
+    def ledger(self) -> Ledger:
+        """The ledger; in mode "off" it is opened when it is first asked for."""
+        return self._open()
+
+    @functools.cached_property
+    def gate(self) -> Gate:
+        """What decides before a request is sent."""
+        return Gate(
+            self.ledger,
+            self.prices,
+            project=self.project,
+            mode=self.mode,
+            media_max=self._media_max,
+            endpoints=self._endpoints,
+            now_us=self.now_us,
+            fire=self._fire,
+        )
+
+    @functools.cached_property
+    def settlement(self) -> Settlement:
+        """What books every outcome."""
+        return Settlement(self.ledger, self.prices, now_us=self.now_us, fire=self._fire, reopen=self._open)
 
     def __enter__(self) -> Guard:
         return self
@@ -112,10 +138,17 @@ class Guard:
         self.close()
 
     def close(self) -> None:
-        """Write what is still to be written and close the ledger. Clients stay open."""
+        """Write what is still to be written and close the ledger. Clients stay open.
+
+        Further calls of theirs are refused; those on their way still have their endings written.
+        """
         self.offload.close()
-        with contextlib.suppress(LedgerError):
+        if "ledger" not in self.__dict__:
+            return
+        try:
             self.settlement.drain()
+        except LedgerError as error:
+            log.error("some endings could not be written before the ledger was closed: %s", error)
         self.ledger.close()
 
     # -- clients --------------------------------------------------------------------------------
@@ -147,6 +180,9 @@ class Guard:
 
         Local to the thread or asyncio task; scopes nest, tags merge.
         """
+        if self.mode == OFF:
+            yield
+            return
         with self.gate.scope(project, tags):
             yield
 
@@ -293,7 +329,7 @@ class Guard:
 
     def learn(self, asked: Mapping[str, frozenset[int]], status: int, body: bytes) -> None:
         """Book the answer to a question that the gate asked."""
-        self.settlement.learn(asked, status, body, ASK_AGE_US)
+        self.settlement.learn(asked, status, body, None)
 
     def _fire(self, alerts: Iterable[Alert]) -> None:
         for alert in alerts:
@@ -334,7 +370,7 @@ def open_ledger(
 
 
 def _parse_mode(mode: str) -> str:
-    named = os.environ.get(MODE_VARIABLE)
+    named = os.environ.get(MODE_VARIABLE, "").strip().lower()
     what, found = (MODE_VARIABLE, named) if named else ("mode", mode)
     if found not in MODES:
         raise ConfigurationError(f"{what}: {found!r} is not one of {', '.join(MODES)}")

@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import zlib
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -49,7 +49,9 @@ class Settlement:
         *,
         now_us: Callable[[], int],
         fire: Callable[[Iterable[Alert]], None],
+        reopen: Callable[[], Ledger],
     ) -> None:
+        self._reopen = reopen
         self._ledger = ledger
         self._prices = prices
         self._now_us = now_us
@@ -66,10 +68,10 @@ class Settlement:
         self._record(
             admission, {uuid: self._endings(held, judgement.endings[uuid]) for uuid, held in admission.held.items()}
         )
-        polled = Counter(task.uuid for task in admission.tasks if task.task_type == "getResponse")
+        polled = [task.uuid for task in admission.tasks if task.task_type == "getResponse"]
         try:
             for uuid, verdict in judgement.others.items():
-                self._observe(uuid, verdict, envelope, listed=polled[uuid] == 1)
+                self._observe(uuid, verdict, envelope, listed=polled.count(uuid) == 1)
             if envelope and 200 <= status < 300:
                 for details in envelope.details:
                     self._learn(details, frozenset())
@@ -149,12 +151,28 @@ class Settlement:
         try:
             alerts = self._ledger.conclude(at_us, written)
         except LedgerError as error:
+            if self._ledger.is_closed and self._write_late(at_us, written):
+                return
             if len(self._backlog) == BACKLOG_MAX:
                 log.error("too many endings wait to be written: the oldest is given up, its hold stays")
             self._backlog.append((at_us, written))
             log.error("the ledger could not be written; the call stays held and is written later: %s", error)
         else:
             self._fire(alerts)
+
+    def _write_late(self, at_us: int, endings: Sequence[Ending]) -> bool:
+        """The guard was closed while this call was on its way: open the ledger once more for its ending."""
+        try:
+            ledger = self._reopen()
+        except LedgerError:
+            return False
+        try:
+            self._fire(ledger.conclude(at_us, endings))
+        except LedgerError:
+            return False
+        finally:
+            ledger.close()
+        return True
 
     @property
     def is_behind(self) -> bool:
@@ -290,12 +308,15 @@ class Settlement:
             return "a result without a figure, and none can be computed", changes
         return "", changes
 
-    def learn(self, asked: Mapping[str, frozenset[int]], status: int, body: bytes, min_age_us: int) -> list[Finding]:
+    def learn(
+        self, asked: Mapping[str, frozenset[int]], status: int, body: bytes, min_age_us: int | None
+    ) -> list[Finding]:
         """Book the answer to `getTaskDetails` for the tasks `asked`; what became of each.
 
         `asked`: taskUUID -> its attempts that no request was under way for when the question was sent: only
         these may be released by the answer. A task the provider does not know is released if the process that
-        sent it is dead or its request ended more than `min_age_us` ago.
+        sent it is dead or its request ended more than `min_age_us` ago; never if that is None, for a client
+        that was not chosen for the question may hold the key of another account.
         """
         succeeded = 200 <= status < 300
         # Any other status, 401 above all, speaks of the question: "key not found" must release nothing.
@@ -319,8 +340,10 @@ class Settlement:
             findings.append(self._found(uuid, reason)._replace(told=told))
         return findings
 
-    def _not_found(self, task_uuid: str, over: frozenset[int], min_age_us: int) -> str:
+    def _not_found(self, task_uuid: str, over: frozenset[int], min_age_us: int | None) -> str:
         reason = "the provider does not know it"
+        if min_age_us is None:
+            return f"{reason}; `costguard reconcile` with the right key may release it"
         self._fire(self._ledger.release_unknown(self._now_us(), task_uuid, min_age_us, reason, over))
         return f"{reason}, but it was sent too lately or its process still runs"
 

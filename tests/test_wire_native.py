@@ -32,6 +32,7 @@ from costguard.wire.native import (
     outcomes,
     parse_request,
     parse_response,
+    set_max_tokens,
 )
 
 UUID = "9ce1e395-ed82-4bd2-b224-c1e460e800f4"
@@ -125,6 +126,27 @@ def test_a_task_without_a_uuid_gets_one_in_the_body_too(nothing: dict[str, Any])
     request = parse_request(encoded([{"taskType": "textInference", **nothing}]))
     assert uuid.UUID(request.tasks[0].uuid).version == 4
     assert json.loads(request.body())[0]["taskUUID"] == request.tasks[0].uuid
+
+
+@pytest.mark.parametrize("form", [b"%b", b" [ %b ] \n"])
+def test_a_task_that_only_lacks_fields_gets_them_added_to_its_own_bytes(form: bytes) -> None:
+    body = form % b'{"taskType": "textInference", "taskUUID": "x", "seed": 1.50, "text": "}" }'
+    request = parse_request(body)
+    assert request.body() == body.replace(b'"}" }', b'"}" ,"includeCost":true,"includeUsage":true}')
+    set_max_tokens(request.tasks[0], 7)
+    request.touch()
+    assert json.loads(request.body()) in (request.tasks[0].raw, [request.tasks[0].raw])
+
+
+def test_an_exponent_beyond_all_bounds_is_read_in_a_record_kept_as_text_too() -> None:
+    record = {
+        "taskType": "getTaskDetails",
+        "taskUUID": "x",
+        "response": '{"data":[{"taskUUID":"x","cost":1e999999999999999999999}]}',
+    }
+    envelope = parse_response(json.dumps({"data": [record]}).encode())
+    assert envelope is not None
+    assert envelope.details[0].task_uuid == "x"
 
 
 def test_the_order_of_keys_is_kept() -> None:

@@ -10,11 +10,12 @@ import functools
 import sys
 from collections.abc import AsyncIterator, Iterator
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from costguard import tokens
-from costguard.errors import ConfigurationError
+from costguard.errors import BudgetExceeded, ConfigurationError, InvalidRequest, UnpricedTask
 from costguard.flow import Call, Head, Interrupted, Listener, Question, Send, adrive, drive, exchange
+from costguard.gate import OFF, normal_host
 from costguard.offload import sleep
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ C = TypeVar("C")
 
 OPTIONS = "costguard"
 """Key of our entry in `request.extensions` (options) and `response.extensions` (the receipt)."""
+
+_IN_HAND = "costguard.in_hand"
+"""Marks a request while a guard has it: the same guard further down the line lets it pass."""
 
 _NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "LocalProtocolError", "UnsupportedProtocol")
 _JSON = ("application/json", "text/json", "")
@@ -41,11 +45,12 @@ def wrap(guard: Guard, client: C) -> C:
         )
     is_async = isinstance(client, module.AsyncClient)
     inner: Any = client
-    inner._transport = _guarded(guard, inner._transport, is_async)
-    inner._mounts = {
+    transport = _guarded(guard, inner._transport, is_async)
+    mounts = {
         pattern: None if mounted is None else _guarded(guard, mounted, is_async)
         for pattern, mounted in inner._mounts.items()
     }
+    inner._transport, inner._mounts = transport, mounts
     if is_async:
         tokens.preload()
     return client
@@ -68,24 +73,62 @@ def _guarded(guard: Guard, transport: Any, is_async: bool) -> Any:
 
 
 def sync_transport(guard: Guard, inner: Any) -> httpx.BaseTransport:
-    """A guarded transport around `inner`, or around a new `httpx.HTTPTransport`."""
-    if inner is None:
-        import httpx
-
-        inner = httpx.HTTPTransport()
-    guarded: httpx.BaseTransport = _guarded(guard, inner, False)
-    return guarded
+    """A guarded transport around `inner`, or around a new `HTTPTransport` of the client's own library."""
+    return cast("httpx.BaseTransport", _guarded(guard, _checked(inner, "handle_request", "HTTPTransport"), False))
 
 
 def async_transport(guard: Guard, inner: Any) -> httpx.AsyncBaseTransport:
-    """A guarded transport around `inner`, or around a new `httpx.AsyncHTTPTransport`."""
-    if inner is None:
-        import httpx
-
-        inner = httpx.AsyncHTTPTransport()
+    """A guarded transport around `inner`, or around a new `AsyncHTTPTransport` of the client's own library."""
     tokens.preload()
-    guarded: httpx.AsyncBaseTransport = _guarded(guard, inner, True)
-    return guarded
+    inner = _checked(inner, "handle_async_request", "AsyncHTTPTransport")
+    return cast("httpx.AsyncBaseTransport", _guarded(guard, inner, True))
+
+
+def _checked(inner: Any, method: str, default: str) -> Any:
+    if inner is None:
+        return _Default(default)
+    if not hasattr(inner, method):
+        raise TypeError(f"expected a transport with {method}(), got {type(inner).__module__}.{type(inner).__name__}")
+    return inner
+
+
+class _Default:
+    """The default transport, made when the first request shows whether httpx or httpx2 is at work."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._made: Any = None
+
+    def _of(self, request: Any) -> Any:
+        if self._made is None:
+            self._made = getattr(_module(request), self._name)()
+        return self._made
+
+    def __enter__(self) -> _Default:
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.close()
+
+    async def __aenter__(self) -> _Default:
+        return self
+
+    async def __aexit__(self, *exc: Any) -> None:
+        await self.aclose()
+
+    def handle_request(self, request: Any) -> Any:
+        return self._of(request).handle_request(request)
+
+    async def handle_async_request(self, request: Any) -> Any:
+        return await self._of(request).handle_async_request(request)
+
+    def close(self) -> None:
+        if self._made is not None:
+            self._made.close()
+
+    async def aclose(self) -> None:
+        if self._made is not None:
+            await self._made.aclose()
 
 
 class GuardedTransport:
@@ -160,12 +203,15 @@ class _SyncPort:
 
     def send(self, effect: Send) -> Head:
         _replace_body(self._request, effect.body)
+        extensions = self._request.extensions = {**self._request.extensions, _IN_HAND: self._guard}
         effect.handed = True
         try:
             self.response = self._inner.handle_request(self._request)
         except Exception as error:
             effect.never_sent = _is_never_sent(error)
             raise
+        finally:
+            extensions.pop(_IN_HAND, None)
         return _head(self.response, effect)
 
     def read_response(self) -> bytes:
@@ -204,12 +250,15 @@ class _AsyncPort:
 
     async def send(self, effect: Send) -> Head:
         _replace_body(self._request, effect.body)
+        extensions = self._request.extensions = {**self._request.extensions, _IN_HAND: self._guard}
         effect.handed = True
         try:
             self.response = await self._inner.handle_async_request(self._request)
         except Exception as error:
             effect.never_sent = _is_never_sent(error)
             raise
+        finally:
+            extensions.pop(_IN_HAND, None)
         return _head(self.response, effect)
 
     async def read_response(self) -> bytes:
@@ -316,13 +365,14 @@ def _call(guard: Guard, request: Any) -> Call | None:
     """What the guard needs to know of a POST; None for what it does not look at."""
     if request.method != "POST":
         return None
+    extensions = request.extensions
+    if guard.mode == OFF or extensions.get(_IN_HAND) is guard:
+        return None
     url = request.url
-    host = url.raw_host.decode("ascii").lower()
-    if url.port is not None:
-        host = f"{host}:{url.port}"
+    host, port = normal_host(url.raw_host.decode("ascii")), url.port
     path = url.raw_path.partition(b"?")[0].decode("ascii")
-    concern = guard.gate.concerns(host, path)
-    return None if concern is None else Call(host, path, concern, request.extensions.get(OPTIONS))
+    concern = guard.gate.concerns(host, port, path)
+    return None if concern is None else Call(host, path, concern, extensions.get(OPTIONS))
 
 
 def _header(message: Any, name: bytes) -> str:
@@ -372,6 +422,8 @@ def _replace_body(request: Any, body: bytes | None) -> None:
 
 
 def _is_never_sent(error: Exception) -> bool:
+    if isinstance(error, (BudgetExceeded, UnpricedTask, InvalidRequest)):
+        return True  # another guard, further down the line, refused it
     return any(
         base.__name__ in _NEVER_SENT and base.__module__.partition(".")[0] in ("httpx", "httpx2")
         for base in type(error).__mro__

@@ -39,6 +39,9 @@ class Tx(Protocol):
     def many(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
         """One statement for each of `rows`."""
 
+    def damage(self) -> str | None:
+        """What the database itself finds wrong with its storage, None if it is sound."""
+
 
 class Engine(Protocol):
     """A database that runs transactions: all or nothing, and writers as if one after the other.
@@ -51,6 +54,10 @@ class Engine(Protocol):
 
     def read(self, op: Callable[[Any], T]) -> T:
         """Run `op(tx)` on one consistent snapshot."""
+
+    @property
+    def is_closed(self) -> bool:
+        """True once `close` was called."""
 
     def close(self) -> None:
         """Release everything; later use is a LedgerError."""
@@ -79,6 +86,8 @@ class NewAttempt(NamedTuple):
     """Why `upper` is unknown."""
     clamped_from: int | None = None
     """The `maxTokens` the caller asked for, if a budget lowered it."""
+    host: str = ""
+    """Where it is sent: only there is it asked for by itself."""
 
 
 @dataclass(frozen=True, slots=True)

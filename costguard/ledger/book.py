@@ -122,6 +122,11 @@ class Ledger(Reading):
         """Close the engine."""
         self._engine.close()
 
+    @property
+    def is_closed(self) -> bool:
+        """True once `close` was called."""
+        return self._engine.is_closed
+
     # -- admission ------------------------------------------------------------------------------
 
     def admit(
@@ -166,13 +171,13 @@ class Ledger(Reading):
         for task, upper, amount in zip(tasks, uppers, amounts, strict=True):
             attempt_id = tx.insert(
                 "INSERT INTO attempts (task_uuid, project, task_type, model, delivery, results, at_us, day,"
-                " upper, expected, price_id, estimate, tags, clamped_from, owner_id, status, held, charged, seen)"
-                " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,'held',?,0,0)",
+                " upper, expected, price_id, estimate, tags, clamped_from, host, owner_id, status, held, charged, seen)"
+                " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,'held',?,0,0)",
                 "id",
                 (
                     task.task_uuid, project, task.task_type, task.model, task.delivery, task.results, at_us,
                     day, upper, task.expected, task.price_id, task.estimate, task.tags, task.clamped_from,
-                    owner[1], amount,
+                    task.host, owner[1], amount,
                 ),
             )  # fmt: skip
             ids.append(attempt_id)
@@ -346,7 +351,7 @@ class Ledger(Reading):
         for ending in endings if attempt.status in OPEN else ():
             match ending:
                 case Release():
-                    alerts += self._post(tx, at_us, attempt, 0, None, "released", ending.reason, ended_us=at_us)
+                    alerts += self._post(tx, at_us, attempt, 0, None, _freed(attempt), ending.reason, ended_us=at_us)
                 case Doubt():
                     self._mark(tx, at_us, attempt, "unresolved", ending.reason, ending.evidence)
                 case Accept():
@@ -510,7 +515,7 @@ class Ledger(Reading):
                 if not (aged or self._is_lost(tx, attempt, fates)) or not self._is_over(tx, attempt, over, fates):
                     continue
                 if attempt.status in OPEN:
-                    alerts += self._post(tx, at_us, attempt, 0, None, "released", reason)
+                    alerts += self._post(tx, at_us, attempt, 0, None, _freed(attempt), reason)
                 tx.run("UPDATE attempts SET unconfirmed = NULL WHERE id = ? AND unconfirmed = 1", (attempt.id,))
             return alerts
 
@@ -848,3 +853,8 @@ def _bare_charge(basis: Basis, lines: tuple[Line, ...], results: int) -> Charge:
         raw=None,
         results=results,
     )
+
+
+def _freed(attempt: Attempt) -> str:
+    """The status of an attempt whose hold goes back without a further charge."""
+    return "settled" if attempt.seen else "released"

@@ -56,6 +56,7 @@ class Attempt(NamedTuple):
     clamped_from: int | None
     seen: int
     """Results charged so far."""
+    host: str
 
 
 ATTEMPT = ", ".join(Attempt._fields)

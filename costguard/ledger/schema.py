@@ -57,8 +57,8 @@ CREATE TABLE attempts (
   id INTEGER PRIMARY KEY, task_uuid TEXT NOT NULL, project TEXT NOT NULL, task_type TEXT NOT NULL,
   model TEXT NOT NULL, delivery TEXT NOT NULL, results INTEGER NOT NULL, at_us INTEGER NOT NULL,
   day TEXT NOT NULL, upper INTEGER, expected INTEGER, price_id TEXT, estimate TEXT NOT NULL,
-  tags TEXT NOT NULL, clamped_from INTEGER, owner_id INTEGER NOT NULL, status TEXT NOT NULL, reason TEXT,
-  evidence TEXT,
+  tags TEXT NOT NULL, clamped_from INTEGER, host TEXT NOT NULL, owner_id INTEGER NOT NULL,
+  status TEXT NOT NULL, reason TEXT, evidence TEXT,
   held INTEGER NOT NULL, charged INTEGER NOT NULL, seen INTEGER NOT NULL, ended_us INTEGER,
   unconfirmed INTEGER
 ) STRICT;

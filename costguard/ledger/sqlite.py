@@ -67,6 +67,11 @@ class SqliteTx:
         """One statement for each of `rows`."""
         self._executemany(sql, rows)
 
+    def damage(self) -> str | None:
+        """What is wrong with the file itself, None if it is sound."""
+        found = str(self._execute("PRAGMA integrity_check(1)").fetchone()[0])
+        return None if found == "ok" else found
+
 
 class SqliteEngine:
     """Transactions on the ledger file at `path`; created with mode 0600 if it is not there.
@@ -83,7 +88,8 @@ class SqliteEngine:
                 f"this Python links SQLite {sqlite3.sqlite_version}; a ledger needs"
                 f" {'.'.join(map(str, schema.SQLITE_MIN))} or newer"
             )
-        self.path = Path(path).expanduser().absolute()
+        # Resolved, so that every name of a file has one lock beside it.
+        self.path = Path(path).expanduser().resolve()
         self._synchronous = _SYNCHRONOUS[durability]
         # Reentrant, so that a signal handler that forks, or ends a call, cannot hang on its own thread.
         # Wherever both are taken, the reader's comes first.
@@ -92,6 +98,7 @@ class SqliteEngine:
         self._lock = WriterLock(self.path.with_name(self.path.name + "-lock"))
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
+        self._place: tuple[int, int] | None = None
         self._writing = False
         self._closed = False
         self._pid = os.getpid()
@@ -135,6 +142,7 @@ class SqliteEngine:
             self._check_process()
             self._lock.acquire(deadline)
             connection = self._writer or self._open_writer()
+            self._check_place()
             connection.execute("BEGIN IMMEDIATE")
             result = op(SqliteTx(connection))
             connection.execute("COMMIT")
@@ -173,6 +181,11 @@ class SqliteEngine:
                 except sqlite3.Error:
                     self._reader = None
 
+    @property
+    def is_closed(self) -> bool:
+        """True once `close` was called."""
+        return self._closed
+
     def close(self) -> None:
         """Close the file; every later use is a LedgerError."""
         with self._read_gate, self._gate:
@@ -202,6 +215,19 @@ class SqliteEngine:
             raise LedgerError(
                 f"the ledger {self.path} was opened before a fork that skipped Python's fork hooks, and cannot be"
                 " used safely here; open it after the fork (under uWSGI: lazy-apps, or py-call-uwsgi-fork-hooks)"
+            )
+
+    def _check_place(self) -> None:
+        """A file that was deleted or replaced is still writable for us, and nobody else would see it."""
+        try:
+            found = os.stat(self.path)  # noqa: PTH116  on every write, where a Path costs three times as much
+        except OSError:
+            found = None
+        if found is None or (found.st_dev, found.st_ino) != self._place:
+            self._disconnect()
+            raise LedgerError(
+                f"the ledger {self.path} was deleted, moved or replaced while it was in use; put it back, or open"
+                " it again to begin a new one"
             )
 
     def _connect(self) -> sqlite3.Connection:
@@ -252,6 +278,9 @@ class SqliteEngine:
         except BaseException:
             connection.close()
             raise
+        opened = self.path.stat()
+        if self._place is None:
+            self._place = (opened.st_dev, opened.st_ino)
         self._writer = connection
         return connection
 

@@ -52,6 +52,8 @@ def _journal(tx: Tx) -> Findings:
             yield f"attempt {attempt_id} is {status} and holds {to_text(held)}"
         elif seen != results:
             yield f"attempt {attempt_id} counts {seen} results, its charges {results}"
+        elif status == "released" and charged:
+            yield f"attempt {attempt_id} is released and was charged {to_text(charged)}"
         elif status == "settled" and not charges:
             yield f"attempt {attempt_id} is settled without a charge"
         else:
@@ -265,7 +267,13 @@ def _admissions(tx: Tx) -> Findings:
                     true[1] += held
 
 
+def _storage(tx: Tx) -> Findings:
+    """The file itself is sound."""
+    yield tx.damage()
+
+
 _CHECKS: tuple[tuple[str, Callable[[Tx], Findings]], ...] = (
+    ("storage", _storage),
     ("journal", _journal),
     ("charges", _charges),
     ("links", _links),

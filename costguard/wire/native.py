@@ -596,7 +596,7 @@ def _details(raw: dict[str, Any], task_uuid: str) -> Details:
         task_uuid = _stored_name(request.get("taskUUID"))
     if isinstance(response, str):
         try:
-            response = _LENIENT.decode(response)
+            response = _read_leniently(response)
         except (ValueError, RecursionError):
             response = None
     known = isinstance(response, (dict, list)) and bool(response)
@@ -727,7 +727,7 @@ def judge(request_tasks: Sequence[Task], status: int, envelope: Envelope | None)
         errors = {}  # a poll that failed says nothing of the task it asked for
     items.pop("", None)
     errors.pop("", None)
-    errors = {task_uuid: own for task_uuid, own in errors.items() if own}
+    errors = {task_uuid: own for task_uuid, own in errors.items() if own} if errors else {}
     return Judgement(endings, _outcomes(items, errors) if items or errors else {})
 
 

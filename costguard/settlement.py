@@ -14,7 +14,8 @@ from costguard.billing import Charge, charge_each, charge_items, weakest
 from costguard.errors import ConfigurationError, LedgerError
 from costguard.gate import Admission, Held
 from costguard.ledger import Accept, Alert, Doubt, Ending, Observation, Release, Settle
-from costguard.ledger.book import OPEN, Ledger
+from costguard.ledger.book import Ledger
+from costguard.ledger.endings import OPEN
 from costguard.ledger.reading import Attempt
 from costguard.ledger.results import result_key
 from costguard.prices import Price, PriceBook

@@ -7,6 +7,7 @@ charge, and what could not be used is named in `notes` and kept in `raw`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -39,6 +40,9 @@ RAW_CHARS_MAX = 8_000
 _RAW_STRING_CHARS = 40
 _RAW_DEPTH = 10
 _NAME_CHARS = 60
+
+_FIGURE_TEXT = re.compile(r"[-+$ ]{0,3}[0-9][0-9.,eE+-]{0,38}|NaN|-?Infinity|[A-Z]{1,12}")
+_NAME_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
 
 _STRENGTH: tuple[Basis, ...] = ("breakdown", "cost", "computed", "assumed")
 
@@ -77,13 +81,14 @@ class Line(NamedTuple):
 
 
 class Charge(NamedTuple):
-    """What the provider billed for `results` results. Money in nano-dollars; the lines add up to `nanos`.
+    """What the provider billed for one result. Money in nano-dollars; the lines add up to `nanos`.
 
     `cost_nanos` and `total_nanos` are the provider's `cost` and `costBreakdown.total`; `computed_nanos` is
-    the same usage at our own prices (entry `price_id`): each None unless every result has it, and so for
-    the counts of tokens. `reasoning_tokens` are a part of `completion_tokens`. `cache_reading` is None
-    where nothing was cached or no reading adds up. `odd`: a figure was unusable or does not add up; `raw`
-    then keeps the figures of the odd results as JSON, at most `RAW_CHARS_MAX` characters.
+    the same usage at our own prices (entry `price_id`): each None where it is unknown, and so the counts of
+    tokens. `reasoning_tokens` are a part of `completion_tokens`. `cache_reading` is None where nothing was
+    cached or no reading adds up. `odd`: a figure was unusable or does not add up; `raw` then keeps the
+    figures as JSON, at most `RAW_CHARS_MAX` characters. `results` is 1, but 0 for a correction and -1 where
+    the ledger takes a charge back for a better figure.
     """
 
     nanos: int
@@ -104,61 +109,6 @@ class Charge(NamedTuple):
     results: int
 
 
-def charge_items(
-    items: Sequence[Figures],
-    *,
-    price: Price | None,
-    prompt_expected: Mapping[str, int] | None,
-    expected_nanos: int | None,
-) -> Charge | None:
-    """Charge the results of one task: for each its `costBreakdown.total`, else `cost`, else usage x price,
-    else what was expected.
-
-    `prompt_expected` (tokens by modality) and `expected_nanos` are those of ONE result. A result that says
-    nothing is charged at `expected_nanos`, else at the dearest of its siblings. None when nothing is known
-    of any: then the task stays unresolved, for unknown is never zero. Raises nothing, whatever the figures.
-    """
-    parts = _read(items, price, prompt_expected, expected_nanos)
-    if not parts:
-        return None
-    if len(parts) == 1:
-        return _charge(parts[0])
-    nanos = 0
-    merged: dict[tuple[str, str], Line] = {}
-    notes: dict[str, None] = {}
-    for part in parts:
-        nanos += part.nanos or 0
-        notes.update(dict.fromkeys(part.notes))
-        for line in part.lines:
-            place = line[:2]
-            seen = merged.get(place)
-            merged[place] = line if seen is None else _joined(seen, line)
-    readings = {part.cache_reading for part in parts if part.cache_reading is not None}
-    if len(readings) > 1:
-        notes["results differ in whether the prompt includes the cache"] = None
-    odd = [part for part in parts if part.odd]
-    raw = f"[{','.join(part.figures.raw() for part in odd)}]"[:RAW_CHARS_MAX] if odd else None
-    computed = _sum([part.computed for part in parts])
-    return Charge(
-        nanos=nanos,
-        basis=weakest(*(part.basis for part in parts)),
-        lines=tuple(line for line in merged.values() if line.nanos or line.quantity),
-        cost_nanos=_sum([part.cost for part in parts]),
-        total_nanos=_sum([part.total for part in parts]),
-        computed_nanos=computed,
-        price_id=parts[0].price_id if computed is not None else None,
-        prompt_tokens=_sum([part.prompt_tokens for part in parts]),
-        completion_tokens=_sum([part.completion_tokens for part in parts]),
-        reasoning_tokens=_sum([part.reasoning_tokens for part in parts]),
-        cached_tokens=_sum([part.cached_tokens for part in parts]),
-        cache_reading=readings.pop() if len(readings) == 1 else None,
-        odd=bool(odd),
-        notes=tuple(notes),
-        raw=raw,
-        results=len(parts),
-    )
-
-
 def charge_each(
     items: Sequence[Figures],
     *,
@@ -166,7 +116,14 @@ def charge_each(
     prompt_expected: Mapping[str, int] | None,
     expected_nanos: int | None,
 ) -> list[Charge]:
-    """As `charge_items`, one charge a result; none at all where that gives None."""
+    """A charge for each result of one task: its `costBreakdown.total`, else `cost`, else usage x price, else
+    what was expected.
+
+    `prompt_expected` (tokens by modality) and `expected_nanos` are those of ONE result. A result that says
+    nothing is charged at `expected_nanos`, else at the dearest of its siblings. No charges at all when nothing
+    is known of any: then the task stays unresolved, for unknown is never zero. Raises nothing, whatever the
+    figures.
+    """
     return [_charge(part) for part in _read(items, price, prompt_expected, expected_nanos)]
 
 
@@ -561,7 +518,8 @@ def _sum(values: Sequence[int | None]) -> int | None:
 def _compact(node: Any, depth: int) -> str:
     """Canonical JSON of a parsed value, bounded in depth and in the length of its strings."""
     if isinstance(node, str):
-        return json.dumps(node[:_RAW_STRING_CHARS])
+        # A text that is no figure may be a piece of an answer.
+        return json.dumps(node if _FIGURE_TEXT.fullmatch(node) else "...")
     if node is None or isinstance(node, bool):
         return json.dumps(node)
     if isinstance(node, Decimal):
@@ -575,5 +533,6 @@ def _compact(node: Any, depth: int) -> str:
         return '"..."'
     if isinstance(node, list):
         return f"[{','.join([_compact(entry, depth - 1) for entry in node])}]"
-    entries = [f"{_compact(str(key), 0)}:{_compact(node[key], depth - 1)}" for key in sorted(node, key=str)]
+    names = {key: key if _NAME_TEXT.fullmatch(str(key)) else "..." for key in node}
+    entries = [f"{json.dumps(names[key])}:{_compact(node[key], depth - 1)}" for key in sorted(node, key=str)]
     return "{" + ",".join(entries) + "}"

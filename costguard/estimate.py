@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 from costguard import money, tokens
 from costguard.errors import ConfigurationError
-from costguard.media import MODALITIES, Count, MediaCount, MediaMax, Recalled, Reference, count_media
+from costguard.media import KINDS, MODALITIES, Count, MediaCount, MediaMax, Recalled, Reference, count_media
 from costguard.prices import ModelPrices, Price, PriceBook
-from costguard.wire.native import Task
+from costguard.wire.tasks import Task
+
+TEXT_INFERENCE = "textInference"
 
 COMPLETION_DEFAULT = 4096
 """Runware's `settings.maxTokens` when absent, as its model pages document."""
@@ -33,6 +35,7 @@ _NOT_PROMPT = frozenset(
         "settings",
         "messages",
         "inputs",
+        *KINDS,
     ]
 )
 _SETTINGS_NOT_PROMPT = frozenset(["temperature", "topP", "maxTokens", "stopSequences", "thinkingLevel", "systemPrompt"])
@@ -113,7 +116,12 @@ def estimate(
         named = f"model {task.model!r}" if task.model else f"task type {task.task_type!r}"
         reason = f"no price is known for {named}"
         name = known.model if known else task.model or task.task_type
-        return Estimate(name, task.results, _NOTHING, Count(0, 0), False, None, None, None, reason, (), 0, 0)
+        prompt: Mapping[str, Count] = _NOTHING
+        completion = Count(0, 0)
+        if task.task_type == TEXT_INFERENCE:
+            prompt = {**_NOTHING, "TEXT": _count_text(task.raw, exact=False)}
+            completion = Count(*(task.max_tokens or COMPLETION_DEFAULT,) * 2)
+        return Estimate(name, task.results, prompt, completion, False, None, None, None, reason, (), 0, 0)
     prompt, media = _prompt(task.raw, known, media_max, recalled)
     allowed = task.max_tokens if task.max_tokens is not None else known.completion_default
     completion = Count(allowed if mean_completion is None else min(mean_completion, allowed), allowed)
@@ -157,17 +165,40 @@ def _prompt(
     media_max: MediaMax,
     recalled: Mapping[Reference, Recalled] | None,
 ) -> tuple[Mapping[str, Count], MediaCount]:
+    text_count = _count_text(raw, exact=known.tokenizer == "gemma4")
+    inputs = _inputs(raw)
+    if not inputs:
+        return {**_NOTHING, "TEXT": text_count}, _NO_MEDIA
+    media = count_media(inputs, known.media, media_max, known.context_tokens, recalled)
+    return {**media.counts, "TEXT": text_count}, media
+
+
+def _count_text(raw: Mapping[str, Any], *, exact: bool) -> Count:
+    """TEXT tokens; without the model's own vocabulary (`exact`) only bytes are a bound."""
     size = expected = messages = 0
     for text in _texts(raw):
         size += len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
         expected += tokens.count(text)
         messages += 1
-    upper = tokens.text_upper(size, expected, messages) if known.tokenizer == "gemma4" else size
-    text_count = Count(min(expected, size), upper)
-    if not raw.get("inputs"):
-        return {**_NOTHING, "TEXT": text_count}, _NO_MEDIA
-    media = count_media(raw["inputs"], known.media, media_max, known.context_tokens, recalled)
-    return {**media.counts, "TEXT": text_count}, media
+    return Count(min(expected, size), tokens.text_upper(size, expected, messages) if exact else size)
+
+
+def _inputs(raw: Mapping[str, Any]) -> object:
+    """The task's media, also where the wire does not document them: at the top, or as parts of a message."""
+    inputs = raw.get("inputs")
+    stray: dict[str, Any] = {kind: raw[kind] for kind in KINDS if raw.get(kind)}
+    messages = raw.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        content = message.get("content") if isinstance(message, Mapping) else None
+        if isinstance(content, list):
+            parts = [part for part in content if isinstance(part, Mapping) and part.get("type", "text") != "text"]
+            if parts:
+                stray.setdefault("messages.content", []).extend(parts)
+    if not stray:
+        return inputs
+    for kind, media in (inputs if isinstance(inputs, Mapping) else {"": inputs}).items():
+        stray[kind] = [stray[kind], media] if kind in stray else media
+    return stray
 
 
 def _texts(raw: Mapping[str, Any]) -> Iterator[str]:

@@ -24,7 +24,7 @@ from costguard.media import MediaMax, Recalled, Reference, digest, parse_media_m
 from costguard.prices import PriceBook
 from costguard.projects import ancestors, parse_project, parse_tags
 from costguard.receipt import Receipt, TaskReceipt
-from costguard.wire import native
+from costguard.wire.tasks import Request, Task, details_request, looks_guarded, parse_request, set_max_tokens
 
 OBSERVE = "observe"
 OFF = "off"
@@ -62,7 +62,7 @@ class Held(NamedTuple):
     """A task that was admitted: its attempt in the ledger and what it was estimated at."""
 
     attempt_id: int
-    task: native.Task
+    task: Task
     estimate: Estimate
     receipt: TaskReceipt
 
@@ -71,7 +71,7 @@ class Admission(NamedTuple):
     """What one POST was admitted with. `body` is None if the caller's bytes go out as they are."""
 
     body: bytes | None
-    tasks: tuple[native.Task, ...]
+    tasks: tuple[Task, ...]
     held: Mapping[str, Held]
 
     @property
@@ -176,7 +176,7 @@ class Gate:
                 media_max = parse_media_max(value["media_max"], media_max, f"{what} media_max")
         return Options(project, tags, media_max)
 
-    def estimate(self, task: native.Task, at_us: int, options: Options) -> Estimate:
+    def estimate(self, task: Task, at_us: int, options: Options) -> Estimate:
         """Estimate `task` as it would be admitted now."""
         known = self.prices.find(task.model) if task.model else None
         mean = self._history.mean(options.project, known.model, at_us) if known else None
@@ -216,14 +216,14 @@ class Gate:
     def entry(self, call: Call, body: bytes) -> Entry | None:
         """Read `body`; None if it is not to be guarded. Raises what keeps it from being sent."""
         kind = call.concern
-        if kind == "maybe" and not native.looks_guarded(body):
+        if kind == "maybe" and not looks_guarded(body):
             return None
         options = self.options(call.options)
         try:
             if kind == "openai":
                 self._refuse_unmetered(call, options)
                 return None
-            request = native.parse_request(body)
+            request = parse_request(body)
             sent = request.body()
         except InvalidRequest as error:
             if kind == "maybe" and not _has_task_type(body):
@@ -254,7 +254,7 @@ class Gate:
 class Entry:
     """One POST at the gate. `attempt` is called until it says yes or raises; each call may block."""
 
-    def __init__(self, gate: Gate, request: native.Request, body: bytes, options: Options, host: str) -> None:
+    def __init__(self, gate: Gate, request: Request, body: bytes, options: Options, host: str) -> None:
         self._gate = gate
         self._host = host
         self._request = request
@@ -307,7 +307,7 @@ class Entry:
                     gate.fire(gate.ledger.claim_refusal(answer, at_us))
                     raise _exceeded(answer, self._options.project, self._estimates)
 
-    def _estimate(self, task: native.Task, at_us: int) -> Estimate:
+    def _estimate(self, task: Task, at_us: int) -> Estimate:
         try:
             return self._gate.estimate(task, at_us, self._options)
         except RecursionError:
@@ -379,7 +379,7 @@ class Entry:
             uuid: asked for uuid, asked in gate.asked_us.items() if at_us - asked <= ASK_AGE_US
         } | dict.fromkeys(chosen, at_us)
         keys = [task.raw for task in self._request.tasks if task.task_type == "authentication"]
-        body = json.dumps([*keys, *native.details_request(chosen)]).encode()
+        body = json.dumps([*keys, *details_request(chosen)]).encode()
         return Question(body, {uuid: over[uuid] for uuid in chosen})
 
     def _clamp(self, refused: Refused) -> bool:
@@ -406,7 +406,7 @@ class Entry:
         for task, old, new in zip(self._tasks, self._estimates, lowered(low), strict=True):
             if new.completion.upper < old.completion.upper:
                 self._asked_tokens.setdefault(task.uuid, old.completion.upper)
-                native.set_max_tokens(task, new.completion.upper)
+                set_max_tokens(task, new.completion.upper)
                 self._request.touch()
         self._body = self._request.body()
         self._estimates = lowered(low)
@@ -452,7 +452,7 @@ def _parse_endpoint(endpoint: object) -> tuple[str, int | None, str]:
     return normal_host(host), port, parts.path.rstrip("/") or "/v1"
 
 
-def _ceiling_names(task: native.Task, found: Estimate) -> tuple[str, ...]:
+def _ceiling_names(task: Task, found: Estimate) -> tuple[str, ...]:
     """Where a ceiling may be set for the task, nearest first."""
     return tuple(dict.fromkeys((found.model, task.model or task.task_type, task.task_type)))
 

@@ -26,7 +26,7 @@ from costguard.prices import PriceBook
 from costguard.projects import DEFAULT_PROJECT, ancestors, parse_project
 from costguard.reconcile import Progress, Reconciliation, areconcile, parse_age, reconcile
 from costguard.settlement import Settlement
-from costguard.wire import native
+from costguard.wire import tasks
 
 if TYPE_CHECKING:
     import httpx
@@ -311,7 +311,7 @@ class Guard:
     def estimate(self, task: Mapping[str, Any], *, media_max: Mapping[str, object] | None = None) -> Estimate:
         """Tokens by modality and USD, expected and worst case, of one task as it would be sent."""
         options = self.gate.options(None if media_max is None else {"media_max": media_max})
-        return self.gate.estimate(native.from_dict(task), self.now_us(), options)
+        return self.gate.estimate(tasks.from_dict(task), self.now_us(), options)
 
     def now_us(self) -> int:
         """The guard's clock: UTC microseconds."""

@@ -18,6 +18,9 @@ from typing import NamedTuple
 from costguard.errors import ConfigurationError
 from costguard.prices import MediaTokens
 
+KINDS = ("images", "audios", "videos", "documents")
+"""The kinds of media that `inputs` may list."""
+
 MODALITIES = ("TEXT", "IMAGE", "AUDIO", "VIDEO", "DOCUMENT")
 """The prompt modalities of an estimate, in the order they are shown."""
 
@@ -183,9 +186,17 @@ _DATA = re.compile(r"data:(?:[^,]{0,200};base64,)?", re.IGNORECASE)
 def _media(inputs: object) -> Iterator[tuple[str, object]]:
     """Each medium of `inputs` with its kind; "" for what is not a mapping of lists."""
     for kind, value in (inputs if isinstance(inputs, Mapping) else {"": inputs}).items():
-        for item in value if isinstance(value, Sequence) and not isinstance(value, str) else [value]:
+        for item in _flat(value):
             if item is not None and item not in ("", {}):
                 yield kind, item
+
+
+def _flat(value: object) -> Iterator[object]:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        for item in value:
+            yield from _flat(item)
+    else:
+        yield value
 
 
 def _is_uuid(item: object) -> bool:

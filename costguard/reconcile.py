@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from costguard.errors import ConfigurationError
 from costguard.ledger.reading import over_by_task
 from costguard.settlement import Finding
-from costguard.wire import native
+from costguard.wire import tasks
 
 if TYPE_CHECKING:
     from costguard.guard import Guard
@@ -139,7 +139,7 @@ def _questions(guard: Guard, min_age_us: int, progress: Progress | None) -> _Que
         chosen = batches.pop()
         batch = {uuid: over.get(uuid, frozenset()) for uuid in chosen}
         try:
-            status, body = yield json.dumps(native.details_request(batch)).encode()
+            status, body = yield json.dumps(tasks.details_request(batch)).encode()
         except Exception as error:  # noqa: BLE001  said in the findings; the next batch may fare better
             reason = f"the provider could not be asked: {type(error).__name__}"
             found.findings += [Finding(uuid, "open", reason, told=False) for uuid in batch]

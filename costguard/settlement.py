@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from costguard.billing import Charge, charge_each, charge_items, weakest
+from costguard.billing import Charge, charge_each, weakest
 from costguard.errors import ConfigurationError, LedgerError
 from costguard.gate import Admission, Held
 from costguard.ledger import Accept, Alert, Doubt, Ending, Observation, Release, Settle
@@ -19,7 +19,8 @@ from costguard.ledger.endings import OPEN
 from costguard.ledger.reading import Attempt
 from costguard.ledger.results import result_key
 from costguard.prices import Price, PriceBook
-from costguard.wire import native, sse
+from costguard.wire import answers, sse
+from costguard.wire import endings as verdicts
 
 BACKLOG_MAX = 10_000
 """Endings kept in memory while the ledger cannot be written; their holds stay, so no budget can leak."""
@@ -64,8 +65,8 @@ class Settlement:
 
     def conclude(self, admission: Admission, status: int, body: bytes) -> None:
         """A whole response arrived: settle, release or leave unresolved every task of the POST."""
-        envelope = native.parse_response(body)
-        judgement = native.judge(admission.tasks, status, envelope)
+        envelope = answers.parse_response(body)
+        judgement = verdicts.judge(admission.tasks, status, envelope)
         self._record(
             admission, {uuid: self._endings(held, judgement.endings[uuid]) for uuid, held in admission.held.items()}
         )
@@ -100,7 +101,7 @@ class Settlement:
             short = len(heard.items) < held.task.results
             missing = not heard.is_complete or (short and (cut is not None or doubtful))
             reason = cut or f"{len(heard.items)} of {held.task.results} results came whole"
-            return self._endings(held, native.Success(heard.items, missing, reason if missing else ""))
+            return self._endings(held, verdicts.Success(heard.items, missing, reason if missing else ""))
         if heard.errors and not heard.frames and not doubtful:
             return [Release(held.attempt_id, f"error {heard.errors[0].code}".strip())]
         if heard.errors:
@@ -110,9 +111,9 @@ class Settlement:
             evidence["figures"] = [item.figures.raw()[:EVIDENCE_CHARS_MAX] for item in heard.items]
         return [Doubt(held.attempt_id, cut or "the stream said nothing of the task", evidence)]
 
-    def _endings(self, held: Held, verdict: native.Ending) -> list[Ending]:
+    def _endings(self, held: Held, verdict: verdicts.Ending) -> list[Ending]:
         match verdict:
-            case native.Success():
+            case verdicts.Success():
                 charges = charge_each(
                     [item.figures for item in verdict.items],
                     price=held.estimate.price,
@@ -126,11 +127,11 @@ class Settlement:
                     Settle(held.attempt_id, charge, result_key(item.names, charge), verdict.partial, reason)
                     for item, charge in zip(verdict.items, charges, strict=True)
                 ]
-            case native.Refused():
+            case verdicts.Refused():
                 return [Release(held.attempt_id, verdict.reason)]
-            case native.Doubt():
+            case verdicts.Doubt():
                 return [Doubt(held.attempt_id, verdict.reason)]
-            case native.Ack():
+            case verdicts.Ack():
                 return [Accept(held.attempt_id)]
 
     def never_sent(self, admission: Admission, reason: str) -> None:
@@ -204,18 +205,19 @@ class Settlement:
 
     def observe(self, payload: object) -> int:
         """See `Guard.observe`."""
-        envelope = native.read_payload(payload)
+        envelope = answers.read_payload(payload)
         if envelope is None:
             raise ConfigurationError("observe: expected a result of Runware's as JSON text, bytes, dict or list")
         if not any(envelope):
             log.info("what was observed tells of no task: nothing is recorded")
         changes = sum(
-            self._observe(uuid, verdict, envelope, listed=False) for uuid, verdict in native.outcomes(envelope).items()
+            self._observe(uuid, verdict, envelope, listed=False)
+            for uuid, verdict in verdicts.outcomes(envelope).items()
         )
         return changes + sum(self._learn(details, frozenset())[1] for details in envelope.details)
 
     def _observe(
-        self, task_uuid: str, verdict: native.Ending, envelope: native.Envelope | None, *, listed: bool
+        self, task_uuid: str, verdict: verdicts.Ending, envelope: answers.Envelope | None, *, listed: bool
     ) -> int:
         """One task's verdict from a poll or webhook; returns the number of changes.
 
@@ -223,20 +225,20 @@ class Settlement:
         """
         attempts = self._ledger.attempts(task_uuid)
         if not attempts:
-            if not isinstance(verdict, native.Doubt):
+            if not isinstance(verdict, verdicts.Doubt):
                 log.info("task %s is not in this ledger: what came of it is not recorded", task_uuid)
             return 0
         still_open = [attempt for attempt in attempts if attempt.status in OPEN]
         match verdict:
-            case native.Success():
+            case verdicts.Success():
                 failed = any(error.task_uuid == task_uuid for error in (envelope.errors if envelope else ()))
                 over = failed and not verdict.partial and len(still_open) == 1
                 return self._note(
                     Observation(task_uuid, self._charges(attempts[0], verdict.items, distinct=listed), settled_all=over)
                 )
-            case native.Refused() if len(still_open) == 1:
+            case verdicts.Refused() if len(still_open) == 1:
                 return self._note(Observation(task_uuid, settled_all=True, release=verdict.reason))
-            case native.Doubt():
+            case verdicts.Doubt():
                 # One whose request is under way will tell by itself.
                 ended = [a for a in still_open if a.ended_us is not None and a.status == "held"]
                 alerts = self._ledger.conclude(self._now_us(), [Doubt(attempt.id, verdict.reason) for attempt in ended])
@@ -249,21 +251,17 @@ class Settlement:
         return changes
 
     def _charges(
-        self, attempt: Attempt, items: Sequence[native.Item], *, distinct: bool
+        self, attempt: Attempt, items: Sequence[answers.Item], *, distinct: bool
     ) -> tuple[tuple[str, Charge | None], ...]:
         """Key and charge of each result. `distinct`: equal ones are different results, not repetitions."""
         counts = json.loads(attempt.estimate)
-        charges = [
-            charge_items(
-                [item.figures],
-                price=self._price(attempt),
-                prompt_expected={m: count[0] for m, count in counts.items() if m not in ("completion", "media")},
-                expected_nanos=_per_result(attempt.expected, attempt.results),
-            )
-            for item in items
-        ]
+        price = self._price(attempt)
+        prompt = {m: count[0] for m, count in counts.items() if m not in ("completion", "media")}
+        expected = _per_result(attempt.expected, attempt.results)
         found: list[tuple[str, Charge | None]] = []
-        for item, charge in zip(items, charges, strict=True):
+        for item in items:
+            charges = charge_each([item.figures], price=price, prompt_expected=prompt, expected_nanos=expected)
+            charge = charges[0] if charges else None
             key = result_key(item.names, charge)
             if distinct or not item.names or all(key != other for other, _ in found):
                 found.append((key, charge))
@@ -278,7 +276,7 @@ class Settlement:
 
     # -- getTaskDetails -------------------------------------------------------------------------
 
-    def _learn(self, details: native.Details, over: frozenset[int]) -> tuple[str, int]:
+    def _learn(self, details: answers.Details, over: frozenset[int]) -> tuple[str, int]:
         """What the provider's record says of one task: (reason it stays open or "", changes).
 
         `over`: the task's attempts that no request was under way for when the provider was asked.
@@ -321,7 +319,7 @@ class Settlement:
         """
         succeeded = 200 <= status < 300
         # Any other status, 401 above all, speaks of the question: "key not found" must release nothing.
-        envelope = native.parse_response(body) if succeeded or status in (400, 404) else None
+        envelope = answers.parse_response(body) if succeeded or status in (400, 404) else None
         if envelope is None:
             return [Finding(uuid, "open", f"the provider answered http {status}", told=False) for uuid in asked]
         details = {found.task_uuid: found for found in envelope.details}

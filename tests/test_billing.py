@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costguard.billing import RAW_CHARS_MAX, Charge, Figures, Line, charge_items
+from costguard.billing import RAW_CHARS_MAX, Charge, Figures, Line, charge_each
 from costguard.money import to_text
 from costguard.prices import FeatureFee, Price, Tier
 
@@ -72,14 +72,26 @@ def usd(text: str) -> int:
 
 
 def charge(
-    *items: Figures,
+    figures: Figures,
+    *,
     price: Price | None = None,
     prompt_expected: dict[str, int] | None = None,
     expected_nanos: int | None = None,
 ) -> Charge:
-    found = charge_items(items, price=price, prompt_expected=prompt_expected, expected_nanos=expected_nanos)
-    assert found is not None
-    assert sum(line.nanos for line in found.lines) == found.nanos
+    (found,) = charges(figures, price=price, prompt_expected=prompt_expected, expected_nanos=expected_nanos)
+    return found
+
+
+def charges(
+    *items: Figures,
+    price: Price | None = None,
+    prompt_expected: dict[str, int] | None = None,
+    expected_nanos: int | None = None,
+) -> list[Charge]:
+    found = charge_each(items, price=price, prompt_expected=prompt_expected, expected_nanos=expected_nanos)
+    assert len(found) == len(items)
+    for one in found:
+        assert sum(line.nanos for line in one.lines) == one.nanos
     return found
 
 
@@ -245,8 +257,8 @@ def test_usage_with_an_unpriced_modality_is_charged_as_expected() -> None:
 
 def test_unknown_is_never_zero() -> None:
     nothing = Figures(None, {"promptTokens": 10})
-    assert charge_items([nothing], price=FLASH, prompt_expected=None, expected_nanos=None) is None
-    assert charge_items([], price=FLASH, prompt_expected=None, expected_nanos=5) is None
+    assert charge_each([nothing, nothing], price=FLASH, prompt_expected=None, expected_nanos=None) == []
+    assert charge_each([], price=FLASH, prompt_expected=None, expected_nanos=5) == []
 
 
 @pytest.mark.parametrize("bad", ["-1", "-0.000001", "NaN", "Infinity", "1000000.01", "1e999999"])
@@ -530,8 +542,8 @@ def test_our_own_price_stands_beside_a_bare_cost() -> None:
 
 def test_the_tier_is_each_results_own() -> None:
     usage = {"promptTokens": 150_000, "completionTokens": 0}
-    found = charge(Figures(1, usage), Figures(1, usage), price=FLASH)
-    assert found.computed_nanos == 2 * 150_000 * 500
+    found = charges(Figures(1, usage), Figures(1, usage), price=FLASH)
+    assert [one.computed_nanos for one in found] == [150_000 * 500] * 2
     above = {"promptTokens": 200_001, "completionTokens": 0}
     assert charge(Figures(1, above), price=FLASH).computed_nanos == 200_001 * 1000
 
@@ -566,33 +578,43 @@ def test_reasoning_beside_the_completion_is_seen_by_the_counts(total: int | None
 # --- several results ---
 
 
-def test_results_are_summed_line_by_line_with_the_weakest_basis() -> None:
+def test_each_result_gets_a_charge_of_its_own_and_their_sum_is_what_was_billed() -> None:
     whole = breakdown("0.03", prompt=by_modality(TEXT=(10, "0.01")), completion={"billableTokens": 5, "cost": "0.02"})
-    found = charge(whole, whole, Figures(Decimal("0.005")))
-    assert (found.nanos, found.basis, found.results) == (usd("0.065"), "cost", 3)
-    assert found.lines == (
-        Line("prompt", "TEXT", 20, usd("0.02")),
-        Line("completion", "", 10, usd("0.04")),
-        Line("unitemized", "", None, usd("0.005")),
-    )
-    assert (found.cost_nanos, found.total_nanos) == (None, None)
+    found = charges(whole, whole, Figures(Decimal("0.005")))
+    assert sum(one.nanos for one in found) == usd("0.065")
+    assert [(one.nanos, one.basis, one.results) for one in found] == [
+        (usd("0.03"), "breakdown", 1),
+        (usd("0.03"), "breakdown", 1),
+        (usd("0.005"), "cost", 1),
+    ]
+    itemized = (Line("prompt", "TEXT", 10, usd("0.01")), Line("completion", "", 5, usd("0.02")))
+    unitemized = (Line("unitemized", "", None, usd("0.005")),)
+    assert [one.lines for one in found] == [itemized, itemized, unitemized]
+    assert [(one.cost_nanos, one.total_nanos) for one in found] == [
+        (None, usd("0.03")),
+        (None, usd("0.03")),
+        (usd("0.005"), None),
+    ]
 
 
 def test_each_silent_result_is_charged_at_the_expectation_of_one() -> None:
-    found = charge(Figures(), Figures(Decimal("0.5")), Figures(), expected_nanos=100)
-    assert (found.basis, found.nanos) == ("assumed", usd("0.5") + 200)
+    found = charges(Figures(), Figures(Decimal("0.5")), Figures(), expected_nanos=100)
+    assert [(one.basis, one.nanos) for one in found] == [("assumed", 100), ("cost", usd("0.5")), ("assumed", 100)]
 
 
 def test_without_an_expectation_a_silent_result_costs_what_its_dearest_sibling_did() -> None:
-    found = charge(Figures(2), Figures(), Figures(1))
-    assert (found.basis, found.nanos) == ("assumed", 5 * 10**9)
-    assert any("sibling" in note for note in found.notes)
+    found = charges(Figures(2), Figures(), Figures(1))
+    assert [(one.basis, one.nanos) for one in found] == [
+        ("cost", 2 * 10**9),
+        ("assumed", 2 * 10**9),
+        ("cost", 10**9),
+    ]
+    assert [any("sibling" in note for note in one.notes) for one in found] == [False, True, False]
 
 
 def test_only_odd_results_are_kept_raw() -> None:
-    found = charge(Figures(1), Figures(True), expected_nanos=1)
-    assert found.odd
-    assert found.raw == '[{"cost":true,"usage":null}]'
+    found = charges(Figures(1), Figures(True), expected_nanos=1)
+    assert [(one.odd, one.raw) for one in found] == [(False, None), (True, '[{"cost":true,"usage":null}]')]
 
 
 # --- raw figures ---
@@ -671,22 +693,24 @@ any_figures = mutated() | st.builds(Figures, junk, junk | st.builds(lambda b: {"
 def test_lines_always_add_up_and_nothing_raises(
     items: list[Figures], price: Price | None, expected: dict[str, int] | None, expected_nanos: int | None
 ) -> None:
-    found = charge_items(items, price=price, prompt_expected=expected, expected_nanos=expected_nanos)
-    if found is None:
+    charged = charge_each(items, price=price, prompt_expected=expected, expected_nanos=expected_nanos)
+    if not charged:
         assert not items or expected_nanos is None
         return
-    assert found.nanos >= 0
-    assert sum(line.nanos for line in found.lines) == found.nanos
-    assert len({line[:2] for line in found.lines}) == len(found.lines)
-    for line in found.lines:
-        assert line.nanos or line.quantity
-        assert line.quantity is None or line.quantity >= 0
-        assert line.nanos >= 0 or line.component in ("rounding", "unexplained")
-        assert line.component.isprintable()
-        assert line.modality.isprintable()
-    assert found.odd == (found.raw is not None)
-    assert found.raw is None or (found.raw.isascii() and len(found.raw) <= RAW_CHARS_MAX)
-    assert found.results == len(items)
+    assert len(charged) == len(items)
+    for found in charged:
+        assert found.nanos >= 0
+        assert sum(line.nanos for line in found.lines) == found.nanos
+        assert len({line[:2] for line in found.lines}) == len(found.lines)
+        for line in found.lines:
+            assert line.nanos or line.quantity
+            assert line.quantity is None or line.quantity >= 0
+            assert line.nanos >= 0 or line.component in ("rounding", "unexplained")
+            assert line.component.isprintable()
+            assert line.modality.isprintable()
+        assert found.odd == (found.raw is not None)
+        assert found.raw is None or (found.raw.isascii() and len(found.raw) <= RAW_CHARS_MAX)
+        assert found.results == 1
 
 
 @given(mutated())
@@ -694,9 +718,9 @@ def test_a_usable_total_is_never_undercut(figures: Figures) -> None:
     usage = figures.usage if isinstance(figures.usage, dict) else {}
     stated = usage.get("costBreakdown")
     total = stated.get("total") if isinstance(stated, dict) else None
-    found = charge_items([figures], price=None, prompt_expected=None, expected_nanos=None)
+    charged = charge_each([figures], price=None, prompt_expected=None, expected_nanos=None)
     if isinstance(total, Decimal) and total.is_finite() and 0 <= total <= 1_000_000:
-        assert found is not None
+        (found,) = charged
         assert found.basis == "breakdown"
         assert found.nanos >= round(total, 9) * 10**9 - 1
 

@@ -596,6 +596,17 @@ def test_a_single_task_from_a_file_is_estimated(run: Run, tmp_path: Path) -> Non
     assert rows[-1]["upper"] == found["total"]["upper"]
 
 
+def test_an_estimate_learns_from_a_project_and_says_so(run: Run, guard: Guard, standin: StandIn) -> None:
+    send(guard, standin)
+    (charged,) = guard.ledger.usage(("modality",), "2026-11-01", "2026-12-01", "acme/search")[:1]
+    body = json.dumps([a_task()])
+    found = document(run("estimate", "-", "--project", "acme/search", "--format", "json", input=body))["tasks"][0]
+    assert (found["learned"], found["completion"]) == (True, {"expected": charged.tokens, "upper": 200})
+    assert "learned from acme/search" in run("estimate", "-", "--project", "acme/search", input=body).stdout
+    other = document(run("estimate", "-", "--project", "other", "--format", "json", input=body))["tasks"][0]
+    assert (other["learned"], other["completion"]["expected"]) == (False, 200)
+
+
 def test_what_has_no_price_is_unknown_in_the_total_too(run: Run) -> None:
     body = json.dumps([a_task(), {"taskType": "imageInference", "model": "who:knows@1"}])
     found = document(run("estimate", "-", "--format", "json", input=body))

@@ -17,7 +17,7 @@ from costguard import BudgetExceeded, Estimate, Guard, InvalidRequest
 from costguard.estimate import estimate
 from costguard.prices import PriceBook
 from costguard.testing import Seed, StandIn, seeds
-from costguard.wire.native import from_dict
+from costguard.wire.tasks import from_dict
 
 BOOK = PriceBook.load()
 AT_US = 1_795_000_000_000_000
@@ -293,3 +293,31 @@ def test_the_guard_s_media_max_is_the_call_s_default(make_guard: Callable[..., G
     assert guard.estimate(task).prompt["VIDEO"].upper == 60 * 70
     assert guard.estimate(task, media_max={"video_s": 7}).prompt["VIDEO"].upper == 7 * 70
     assert not guard.estimate(task).unbounded
+
+
+def test_a_model_without_a_price_still_has_its_text_counted_and_never_shows_zero(guard: Guard) -> None:
+    found = guard.estimate(a_task("Describe the harbour.", model="runware:unknown@1"))
+    assert (found.expected, found.upper) == (None, None)
+    assert found.prompt["TEXT"] == (4, 21)
+    assert found.completion == (200, 200)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"videos": ["https://example.com/a.mp4"]},
+        {"inputs": {"videos": [["https://example.com/a.mp4"]]}},
+        {"messages": [{"role": "user", "content": [{"type": "video_url", "url": "https://example.com/a.mp4"}]}]},
+    ],
+)
+def test_media_in_places_the_wire_does_not_document_count_as_the_whole_context(
+    fields: dict[str, Any], guard: Guard
+) -> None:
+    found = guard.estimate(a_task(**fields))
+    assert max(count.upper for count in found.prompt.values()) == 1_048_576
+    assert found.unbounded
+
+
+def test_images_at_the_top_of_a_task_and_in_its_inputs_are_all_counted(guard: Guard) -> None:
+    found = guard.estimate(a_task(images=["a.png"], inputs={"images": ["b.png", "c.png"]}))
+    assert found.prompt["IMAGE"].upper == 3 * 1120

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from roads import DONE, Provider, Scripted, agree, details, frame, read_stream, status
 
 from costguard import BudgetExceeded, Guard
-from costguard.billing import Figures, charge_items
+from costguard.billing import Figures, charge_each
 from costguard.ledger.results import Booked, result_key, same_results
 from costguard.testing import StandIn
 
@@ -330,7 +330,7 @@ def key(names: dict[str, int], units: int | None) -> str:
     called = " ".join(f"{name[0]}:{value}" for name, value in names.items())
     charge = None
     if units is not None:
-        charge = charge_items([Figures(cost=units)], price=None, prompt_expected=None, expected_nanos=None)
+        (charge,) = charge_each([Figures(cost=units)], price=None, prompt_expected=None, expected_nanos=None)
     return result_key(called, charge)
 
 

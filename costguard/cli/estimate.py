@@ -9,37 +9,46 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from costguard.cli.app import MEDIA_MAX, format_option, prices_option, write
+from costguard.cli.app import MEDIA_MAX, PROJECT, Session, format_option, pass_session, prices_option, write
 
 if TYPE_CHECKING:
     from costguard.estimate import Estimate
     from costguard.media import MediaMax
-    from costguard.wire.native import Task
+    from costguard.wire.tasks import Task
 
 
 @click.command(short_help="Estimate a request body before it is sent.")
 @click.argument("file", type=click.File("rb"))
 @click.option("--media-max", type=MEDIA_MAX, help="Longest media you send: video_s=60,audio_s=30,pdf_pages=10.")
+@click.option("--project", type=PROJECT, help="Learn expectations from this project's history in the ledger.")
 @prices_option
 @format_option
-def estimate(file: BinaryIO, media_max: MediaMax | None, folder: Path | None, output: str) -> None:
+@pass_session
+def estimate(
+    session: Session, file: BinaryIO, media_max: MediaMax | None, project: str | None, folder: Path | None, output: str
+) -> None:
     """Estimate a request body in FILE (- reads standard input): an array of tasks, or one task.
 
-    Tokens are per result, USD for all results of a task. Nothing is sent and no ledger is needed.
+    Tokens are per result, USD for all results of a task. Nothing is sent, and no ledger is needed but with
+    --project: then the expected completion is the mean of that project's calls of the model.
     """
     from costguard.estimate import estimate as estimate_task
     from costguard.media import MediaMax
     from costguard.prices import PriceBook
     from costguard.reports.output import Column, csv_text, json_text
-    from costguard.wire import native
+    from costguard.wire.tasks import parse_request
 
     book = PriceBook.load(folder)
     at_us = time.time_ns() // 1000
-    request = native.parse_request(file.read())
-    found = [
-        (index, task, estimate_task(task, book, at_us, media_max or MediaMax()) if task.billable else None)
-        for index, task in enumerate(request.tasks)
-    ]
+    request = parse_request(file.read())
+    named = {task.uuid: book.find(task.model) for task in request.tasks if task.billable and task.model}
+    means = _means(session, project, {known.model for known in named.values() if known}, at_us)
+
+    def estimated(task: Task) -> Estimate:
+        known = named.get(task.uuid)
+        return estimate_task(task, book, at_us, media_max or MediaMax(), means.get(known.model) if known else None)
+
+    found = [(n, task, estimated(task) if task.billable else None) for n, task in enumerate(request.tasks)]
     rows = [_row(index, task, each) for index, task, each in found]
     total = {bound: _sum(row[bound] for row in rows) for bound in ("expected", "upper")}
     if output == "json":
@@ -49,6 +58,9 @@ def estimate(file: BinaryIO, media_max: MediaMax | None, folder: Path | None, ou
     else:
         click.echo(_table(rows, total))
         settings = sorted({setting for _, _, each in found if each for setting in each.unbounded})
+        learned = sorted({each.model for _, _, each in found if each and each.learned})
+        if learned:
+            click.echo(f"\nExpected completions are learned from {project}: {', '.join(learned)}.")
         if settings:
             click.echo(
                 "\nMedia of unknown length count as the model's whole context; state their maximum:"
@@ -68,6 +80,7 @@ def _row(index: int, task: Task, found: Estimate | None) -> dict[str, Any]:
             "upper": free,
             "price": None,
             "unpriced": None,
+            "learned": False,
         }
     return {
         **row,
@@ -79,7 +92,17 @@ def _row(index: int, task: Task, found: Estimate | None) -> dict[str, Any]:
         "upper": found.upper,
         "price": found.price.id if found.price else None,
         "unpriced": found.unpriced,
+        "learned": found.learned,
     }
+
+
+def _means(session: Session, project: str | None, models: set[str], at_us: int) -> dict[str, int]:
+    """Mean completion tokens by model, from the history of `project`; nothing without one."""
+    if project is None:
+        return {}
+    with session.guard() as guard:
+        found = {model: guard.ledger.mean_completion(project, model, at_us) for model in models}
+    return {model: mean for model, mean in found.items() if mean is not None}
 
 
 def _token_rows(row: dict[str, Any]) -> list[dict[str, Any]]:

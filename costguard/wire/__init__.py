@@ -1,1 +1,1 @@
-"""One file per protocol: bytes and JSON on one side, tasks and their outcomes on the other. No I/O."""
+"""Runware's wire (https://runware.ai/docs): bytes and JSON on one side, tasks and outcomes on the other. No I/O."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from costguard.billing import Figures
-from costguard.wire import native
+from costguard.wire import answers
 
 EVENT_STREAM = "text/event-stream"
 
@@ -80,8 +80,8 @@ class EventParser:
 class Outcome(NamedTuple):
     """What a stream told of one task. `items` are its finished results with the last figures seen."""
 
-    items: tuple[native.Item, ...]
-    errors: tuple[native.WireError, ...]
+    items: tuple[answers.Item, ...]
+    errors: tuple[answers.WireError, ...]
     frames: int
     text_length: int
     is_done: bool
@@ -91,7 +91,7 @@ class Outcome(NamedTuple):
     """True if every result that began finished and told its exact total."""
 
 
-def _has_total(item: native.Item) -> bool:
+def _has_total(item: answers.Item) -> bool:
     """`cost` alone is rounded: the total may come on a later frame."""
     usage = item.figures.usage
     breakdown = usage.get("costBreakdown") if isinstance(usage, dict) else None
@@ -102,10 +102,10 @@ class _Result:
     """One result of a stream as it grows: the last value of each figure wins."""
 
     def __init__(self) -> None:
-        self.item: native.Item | None = None
+        self.item: answers.Item | None = None
         self.finished = False
 
-    def hear(self, frame: native.Frame) -> None:
+    def hear(self, frame: answers.Frame) -> None:
         new, old = frame.item, self.item
         if new is None:
             return
@@ -131,7 +131,7 @@ class Reader:
         self._parser = EventParser()
         self._tasks = dict(tasks)
         self._results: dict[str, dict[int | None, list[_Result]]] = {}
-        self._errors: dict[str, list[native.WireError]] = {}
+        self._errors: dict[str, list[answers.WireError]] = {}
         self._frames: dict[str, int] = {}
         self._lengths: dict[str, int] = {}
         self._is_done = False
@@ -150,7 +150,7 @@ class Reader:
         if data.strip() == DONE:
             self._is_done = True
             return
-        frame = native.parse_frame(data)
+        frame = answers.parse_frame(data)
         if frame is None:
             return
         for error in frame.errors:
@@ -161,7 +161,7 @@ class Reader:
             self._lengths[uuid] = self._lengths.get(uuid, 0) + frame.text_length
             self._result(uuid, frame).hear(frame)
 
-    def _result(self, task_uuid: str, frame: native.Frame) -> _Result:
+    def _result(self, task_uuid: str, frame: answers.Frame) -> _Result:
         """The result that `frame` belongs to. Without an index, text after a finished one begins the next."""
         index = frame.item.result_index if frame.item else None
         results = self._results.setdefault(task_uuid, {}).setdefault(index, [])
@@ -174,7 +174,7 @@ class Reader:
         """Some models stream an empty `taskUUID`: it means the one task there is."""
         return task_uuid or (next(iter(self._tasks)) if len(self._tasks) == 1 else "")
 
-    def _unnamed_errors(self) -> list[native.WireError]:
+    def _unnamed_errors(self) -> list[answers.WireError]:
         """Errors that name none of several tasks: they cast doubt on all, and prove nothing of any."""
         return [replace(error, doubtful=True) for error in self._errors.get("", [])]
 

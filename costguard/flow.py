@@ -61,17 +61,19 @@ class Send:
     """Effect: send the request, with `body` in place of its own unless None; sends back the `Head`.
 
     `handed` says whether the transport ever had it: before that, nothing can have been billed.
+    `superseded`: the same guard saw the request again further down, so the response was booked there.
     `never_sent` is set by the client's adapter for errors that prove the same. The adapter lays `receipt`
     beside the response.
     """
 
-    __slots__ = ("body", "handed", "never_sent", "receipt")
+    __slots__ = ("body", "handed", "never_sent", "receipt", "superseded")
 
     def __init__(self, body: bytes | None, receipt: Receipt | None = None) -> None:
         self.body = body
         self.receipt = receipt
         self.handed = False
         self.never_sent = False
+        self.superseded = False
 
 
 class ReadResponse:
@@ -134,6 +136,9 @@ def exchange(guard: Guard, call: Call) -> Flow:
     send = Send(admission.body, admission.receipt)
     try:
         head: Head = yield send
+        if send.superseded:
+            yield Work(lambda: settlement.lose(admission, "sent again further down"))
+            return
         if _is_stream(head, admission):
             yield Listen(settlement.listen(admission, head.encoding))
             return

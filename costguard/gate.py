@@ -447,7 +447,7 @@ def _parse_endpoint(endpoint: object) -> tuple[str, int | None, str]:
         raise ConfigurationError(f"endpoints: {endpoint!r}: {error}") from None
     if not host:
         raise ConfigurationError(f"endpoints: {endpoint!r} names no host, such as 'https://llm.example/v1'")
-    if port == _PORTS.get(parts.scheme):
+    if port == _PORTS.get(parts.scheme) or (not parts.scheme and port in _PORTS.values()):
         port = None
     return normal_host(host), port, parts.path.rstrip("/") or "/v1"
 

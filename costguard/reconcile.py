@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Callable, Generator
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from costguard.errors import ConfigurationError
 from costguard.ledger.reading import over_by_task
 from costguard.settlement import Finding
-from costguard.wire import tasks
+from costguard.wire import answers, tasks
 
 if TYPE_CHECKING:
     from costguard.guard import Guard
@@ -73,6 +74,8 @@ def parse_age(age: str | int | timedelta) -> int:
 
 def reconcile(guard: Guard, client: Any, min_age_us: int, progress: Progress | None) -> Reconciliation:
     """Drive `_questions` with a synchronous client."""
+    if inspect.iscoroutinefunction(getattr(client, "post", None)):
+        raise TypeError("reconcile takes a synchronous client; use `await guard.areconcile(client)` with this one")
     flow, url = _questions(guard, min_age_us, progress), _endpoint(client)
     try:
         body = next(flow)
@@ -91,6 +94,8 @@ def reconcile(guard: Guard, client: Any, min_age_us: int, progress: Progress | N
 
 async def areconcile(guard: Guard, client: Any, min_age_us: int, progress: Progress | None) -> Reconciliation:
     """Drive `_questions` with an asynchronous client; the ledger's work is done off the loop."""
+    if not inspect.iscoroutinefunction(getattr(client, "post", None)):
+        raise TypeError("areconcile takes an asynchronous client; use `guard.reconcile(client)` with this one")
     flow, url = _questions(guard, min_age_us, progress), _endpoint(client)
     step = await guard.offload(lambda: _step(flow, None, None))
     while not isinstance(step, Reconciliation):
@@ -145,7 +150,7 @@ def _questions(guard: Guard, min_age_us: int, progress: Progress | None) -> _Que
             found.findings += [Finding(uuid, "open", reason, told=False) for uuid in batch]
         else:
             findings = guard.settlement.learn(batch, status, body, min_age_us)
-            if status in REFUSED_WHOLE and len(chosen) > 1 and all(f.told and f.outcome == "open" for f in findings):
+            if len(chosen) > 1 and _is_refused_whole(status, body, findings):
                 middle = len(chosen) // 2
                 batches += [chosen[middle:], chosen[:middle]]
                 continue
@@ -153,6 +158,14 @@ def _questions(guard: Guard, min_age_us: int, progress: Progress | None) -> _Que
         if progress is not None:
             progress(len(found.findings), len(uuids))
     return found
+
+
+def _is_refused_whole(status: int, body: bytes, findings: list[Finding]) -> bool:
+    """True if the provider refused the batch, in its own words, and said nothing of any task in it."""
+    envelope = answers.parse_response(body) if status in REFUSED_WHOLE else None
+    if envelope is None or not envelope.errors or envelope.details:
+        return False
+    return not any(finding.told and finding.outcome != "open" for finding in findings)
 
 
 def _endpoint(client: Any) -> str:

@@ -164,13 +164,15 @@ class Settlement:
 
     def _write_late(self, at_us: int, endings: Sequence[Ending]) -> bool:
         """The guard was closed while this call was on its way: open the ledger once more for its ending."""
+        if not self._ledger.is_in_place:
+            return False
         try:
             ledger = self._reopen()
         except LedgerError:
             return False
         try:
             self._fire(ledger.conclude(at_us, endings))
-        except LedgerError:
+        except (LedgerError, ConfigurationError):
             return False
         finally:
             ledger.close()
@@ -253,7 +255,10 @@ class Settlement:
     def _charges(
         self, attempt: Attempt, items: Sequence[answers.Item], *, distinct: bool
     ) -> tuple[tuple[str, Charge | None], ...]:
-        """Key and charge of each result. `distinct`: equal ones are different results, not repetitions."""
+        """Key and charge of each result. `distinct`: equal ones are different results, not repetitions,
+        but never more of them than were asked for.
+        """
+        most = sum(one.results for one in self._ledger.attempts(attempt.task_uuid))
         counts = json.loads(attempt.estimate)
         price = self._price(attempt)
         prompt = {m: count[0] for m, count in counts.items() if m not in ("completion", "media")}
@@ -263,7 +268,8 @@ class Settlement:
             charges = charge_each([item.figures], price=price, prompt_expected=prompt, expected_nanos=expected)
             charge = charges[0] if charges else None
             key = result_key(item.names, charge)
-            if distinct or not item.names or all(key != other for other, _ in found):
+            is_repeated = any(key == other for other, _ in found)
+            if not is_repeated or ((distinct or not item.names) and len(found) < most):
                 found.append((key, charge))
         return tuple(found)
 

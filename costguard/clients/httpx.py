@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextvars import ContextVar
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -28,8 +29,23 @@ C = TypeVar("C")
 OPTIONS = "costguard"
 """Key of our entry in `request.extensions` (options) and `response.extensions` (the receipt)."""
 
-_IN_HAND = "costguard.in_hand"
-"""Marks a request while a guard has it: the same guard further down the line lets it pass."""
+
+class _Hand:
+    """A request that a guard has sent on: the same guard further down the line lets it pass, once.
+
+    A second pass is a retry in between, and one more attempt: then what comes back is booked there.
+    """
+
+    __slots__ = ("guard", "is_retried", "is_used", "request")
+
+    def __init__(self, guard: Guard, request: Any) -> None:
+        self.guard = guard
+        self.request = request
+        self.is_used = False
+        self.is_retried = False
+
+
+_in_hand: ContextVar[_Hand | None] = ContextVar("costguard_in_hand", default=None)
 
 _NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "LocalProtocolError", "UnsupportedProtocol")
 _JSON = ("application/json", "text/json", "")
@@ -203,7 +219,8 @@ class _SyncPort:
 
     def send(self, effect: Send) -> Head:
         _replace_body(self._request, effect.body)
-        extensions = self._request.extensions = {**self._request.extensions, _IN_HAND: self._guard}
+        outer, hand = _in_hand.get(), _Hand(self._guard, self._request)
+        _in_hand.set(hand)
         effect.handed = True
         try:
             self.response = self._inner.handle_request(self._request)
@@ -211,7 +228,8 @@ class _SyncPort:
             effect.never_sent = _is_never_sent(error)
             raise
         finally:
-            extensions.pop(_IN_HAND, None)
+            _in_hand.set(outer)
+            effect.superseded = hand.is_retried
         return _head(self.response, effect)
 
     def read_response(self) -> bytes:
@@ -250,7 +268,8 @@ class _AsyncPort:
 
     async def send(self, effect: Send) -> Head:
         _replace_body(self._request, effect.body)
-        extensions = self._request.extensions = {**self._request.extensions, _IN_HAND: self._guard}
+        outer, hand = _in_hand.get(), _Hand(self._guard, self._request)
+        _in_hand.set(hand)
         effect.handed = True
         try:
             self.response = await self._inner.handle_async_request(self._request)
@@ -258,7 +277,8 @@ class _AsyncPort:
             effect.never_sent = _is_never_sent(error)
             raise
         finally:
-            extensions.pop(_IN_HAND, None)
+            _in_hand.set(outer)
+            effect.superseded = hand.is_retried
         return _head(self.response, effect)
 
     async def read_response(self) -> bytes:
@@ -365,14 +385,21 @@ def _call(guard: Guard, request: Any) -> Call | None:
     """What the guard needs to know of a POST; None for what it does not look at."""
     if request.method != "POST":
         return None
-    extensions = request.extensions
-    if guard.mode == OFF or extensions.get(_IN_HAND) is guard:
+    if guard.mode == OFF:
         return None
+    hand = _in_hand.get()
+    if hand is not None and hand.guard is guard and hand.request is request:
+        if not hand.is_used:
+            hand.is_used = True
+            return None
+        hand.is_retried = True
     url = request.url
     host, port = normal_host(url.raw_host.decode("ascii")), url.port
     path = url.raw_path.partition(b"?")[0].decode("ascii")
     concern = guard.gate.concerns(host, port, path)
-    return None if concern is None else Call(host, path, concern, extensions.get(OPTIONS))
+    if concern is None:
+        return None
+    return Call(host if port is None else f"{host}:{port}", path, concern, request.extensions.get(OPTIONS))
 
 
 def _header(message: Any, name: bytes) -> str:

@@ -59,6 +59,10 @@ class Engine(Protocol):
     def is_closed(self) -> bool:
         """True once `close` was called."""
 
+    @property
+    def is_in_place(self) -> bool:
+        """True if the storage that was opened is still what its name leads to."""
+
     def close(self) -> None:
         """Release everything; later use is a LedgerError."""
 

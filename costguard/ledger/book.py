@@ -40,6 +40,11 @@ class Ledger(Admissions, Endings):
         self._engine.close()
 
     @property
+    def is_in_place(self) -> bool:
+        """True if the storage that was opened is still what its name leads to."""
+        return self._engine.is_in_place
+
+    @property
     def is_closed(self) -> bool:
         """True once `close` was called."""
         return self._engine.is_closed

@@ -182,6 +182,15 @@ class SqliteEngine:
                     self._reader = None
 
     @property
+    def is_in_place(self) -> bool:
+        """True if the file that was opened is still what its path leads to."""
+        try:
+            found = os.stat(self.path)  # noqa: PTH116  on every write, where a Path costs three times as much
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == self._place
+
+    @property
     def is_closed(self) -> bool:
         """True once `close` was called."""
         return self._closed
@@ -219,11 +228,7 @@ class SqliteEngine:
 
     def _check_place(self) -> None:
         """A file that was deleted or replaced is still writable for us, and nobody else would see it."""
-        try:
-            found = os.stat(self.path)  # noqa: PTH116  on every write, where a Path costs three times as much
-        except OSError:
-            found = None
-        if found is None or (found.st_dev, found.st_ino) != self._place:
+        if not self.is_in_place:
             self._disconnect()
             raise LedgerError(
                 f"the ledger {self.path} was deleted, moved or replaced while it was in use; put it back, or open"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
@@ -60,6 +60,8 @@ class WireError:
     code: str
     message: str = field(repr=False)
     doubtful: bool
+    of_item: bool = False
+    """True if it stands in a task's own item, so that it speaks of the task and not of a question."""
 
     @property
     def not_found(self) -> bool:
@@ -191,7 +193,7 @@ def _envelope(found: Any, task_uuid: str, with_details: bool) -> Envelope:
                 details.append(_details(raw, item.task_uuid))
         elif failed:
             failure = raw.get("error") or raw.get("errors") or {**raw, "taskType": ""}  # of the task, not of the poll
-            errors.extend(_errors(failure, item.task_uuid))
+            errors.extend(replace(error, of_item=True) for error in _errors(failure, item.task_uuid))
             if item.figures != (None, None):
                 items.append(item)  # failed, and billed all the same
         else:

@@ -83,9 +83,10 @@ def judge(request_tasks: Sequence[Task], status: int, envelope: Envelope | None)
                 errors[concerned] = [replace(e, doubtful=True) for e in unnamed_errors] if in_doubt else unnamed_errors
 
     for task_uuid in polled - billable.keys():
-        # A poll that does not find its task may only have come too early.
+        # What does not say that it is of the task may be of the poll, which may also have come too early.
         errors[task_uuid] = [
-            replace(error, doubtful=error.doubtful or error.not_found) for error in errors.get(task_uuid, [])
+            replace(error, doubtful=error.doubtful or error.not_found or not (error.of_item or error.task_type))
+            for error in errors.get(task_uuid, [])
         ]
     for task_uuid in asked - polled - billable.keys():
         errors.pop(task_uuid, None)  # it is the question that failed; its answer is read apart

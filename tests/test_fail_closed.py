@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import threading
@@ -47,6 +48,46 @@ def test_a_call_that_passes_the_same_guard_twice_is_held_and_charged_once(
     assert client.post(a_task()).status_code == 200
     assert only_task(guard).attempts == 1
     audit(guard, standin)
+
+
+def test_a_retry_between_two_layers_of_a_guard_is_an_attempt_of_its_own(guard: Guard, standin: StandIn) -> None:
+    class Retry(Outer):
+        def handle_request(self, request: Any) -> Any:
+            try:
+                return self.transport.handle_request(request)
+            except httpx.TransportError:
+                return self.transport.handle_request(request)
+
+    standin.fault("drop_after")
+    client = httpx.Client(base_url=API, transport=Retry(guard.transport(standin.transport())))  # type: ignore[arg-type]
+    guard.wrap(client).post("/v1", json=[a_task()])
+    row = only_task(guard)
+    assert (row.attempts, row.status) == (2, "unresolved")
+    assert row.charged == standin.bill[1].amount * 10**9
+    assert row.held
+    audit(guard, standin)
+
+
+def test_the_same_request_object_sent_twice_at_once_is_held_twice(make_guard: MakeGuard, standin: StandIn) -> None:
+    guard = make_guard()
+    upper = guard.estimate(a_task()).upper
+    assert upper is not None
+    guard.set_budget("/", upper, per="total")
+    inner = standin.async_transport()
+
+    async def slow(request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(0.05)
+        response: httpx.Response = await inner.handle_async_request(request)
+        return response
+
+    async def hedge() -> list[object]:
+        client = guard.wrap(httpx.AsyncClient(base_url=API, transport=httpx.MockTransport(slow)))
+        request = client.build_request("POST", "/v1", json=[a_task()])
+        return list(await asyncio.gather(client.send(request), client.send(request), return_exceptions=True))
+
+    found = sorted(type(outcome).__name__ for outcome in asyncio.run(hedge()))
+    assert found == ["BudgetExceeded", "Response"]
+    assert len(standin.received) == 1
 
 
 def test_what_an_inner_guard_refuses_is_released_by_the_outer_one(make_guard: MakeGuard, tmp_path: Path) -> None:
@@ -129,6 +170,17 @@ def test_an_answer_that_comes_after_close_is_still_booked(ledger: Path, standin:
     with Guard(ledger) as again:
         assert only_task(again).status == "settled"
         audit(again, standin)
+
+
+def test_an_answer_after_close_goes_into_no_other_ledger(ledger: Path, standin: StandIn) -> None:
+    guard = Guard(ledger)
+    client = guard.wrap(httpx.Client(base_url=API, transport=standin.transport()))
+    with client.stream("POST", "/v1", json=[a_task(deliveryMethod="stream")]) as response:
+        guard.close()
+        for file in ledger.parent.glob(f"{ledger.name}*"):
+            file.unlink()
+        response.read()
+    assert not ledger.exists()
 
 
 @pytest.mark.parametrize("mode", ["off", " OFF ", "observe"])

@@ -285,3 +285,32 @@ def test_a_killed_process_s_task_is_settled_by_anybody_s_poll(
     for _ in range(2):
         client.post(poll(task))
     assert agree(guard, standin)
+
+
+@pytest.mark.parametrize("code", ["rateLimitExceeded", "internalError", "taskNotFound", "invalidApiKey"])
+def test_an_error_that_does_not_say_it_is_of_the_task_may_be_of_the_poll(code: str, guard: Guard) -> None:
+    task = an_async()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if b"getResponse" in request.content:
+            return httpx.Response(200, json={"errors": [{"code": code, "message": "x", "taskUUID": task["taskUUID"]}]})
+        return httpx.Response(200, json={"data": [ack(task)]})
+
+    client = guard.wrap(httpx.Client(base_url="https://api.runware.ai", transport=httpx.MockTransport(answer)))
+    client.post("/v1", json=[task])
+    client.post("/v1", json=[poll(task)])
+    assert only_task(guard).held == only_task(guard).upper
+
+
+def test_a_result_listed_twice_in_one_poll_is_charged_once(guard: Guard) -> None:
+    task = an_async()
+    item = {**ack(task), "status": "success", "text": "grey", "seed": 1, "cost": 0.0001}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        data = [item, item] if b"getResponse" in request.content else [ack(task)]
+        return httpx.Response(200, json={"data": data})
+
+    client = guard.wrap(httpx.Client(base_url="https://api.runware.ai", transport=httpx.MockTransport(answer)))
+    client.post("/v1", json=[task])
+    client.post("/v1", json=[poll(task)])
+    assert (only_task(guard).status, only_task(guard).charged) == ("settled", 100_000)

@@ -711,3 +711,40 @@ def test_a_ledger_that_fails_while_it_learns_is_said(
     ask(guard, standin.transport())
     assert agree(guard, standin)
     assert charged(guard) == standin.billed()
+
+
+@pytest.mark.parametrize("code", [400, 404, 413, 422])
+@pytest.mark.parametrize("is_named", [True, False])
+def test_one_task_that_the_provider_cannot_take_does_not_keep_back_the_others(
+    code: int, is_named: bool, guard: Guard, standin: StandIn, clock: Clock
+) -> None:
+    bad = a_task()
+    sent = [a_task() for _ in range(6)]
+    inner = standin.transport()
+
+    def bill_and_lose(request: httpx.Request) -> httpx.Response:
+        inner.handle_request(request)
+        raise httpx.ReadError("lost")
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked = [task["taskUUID"] for task in json.loads(request.content)]
+        if bad["taskUUID"] in asked:
+            error = {"code": "invalidTaskUUID", "message": "no", **({"taskUUID": bad["taskUUID"]} if is_named else {})}
+            return httpx.Response(code, json={"errors": [error]})
+        response: httpx.Response = inner.handle_request(request)
+        return response
+
+    lose(guard, bad)
+    for task in sent:
+        send(guard, httpx.MockTransport(bill_and_lose), task)
+    later(clock, seconds=1)
+    found = ask(guard, httpx.MockTransport(answer))
+    assert (len(found.settled), [finding.task_uuid for finding in found.left]) == (6, [bad["taskUUID"]])
+    assert charged(guard) == standin.billed()
+
+
+def test_a_client_of_the_wrong_kind_is_refused_by_name(guard: Guard) -> None:
+    with pytest.raises(TypeError, match="areconcile"):
+        guard.reconcile(httpx.AsyncClient(base_url=API))
+    with httpx.Client(base_url=API) as client, pytest.raises(TypeError, match=r"guard\.reconcile"):
+        asyncio.run(guard.areconcile(client))

@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from costguard.errors import ConfigurationError
-from costguard.money import NANOS, from_provider
+from costguard.money import NANOS, from_provider, sum_known
 
 if TYPE_CHECKING:
     from costguard.prices import Price
@@ -330,11 +330,11 @@ class _Result:
             self._odd(f"the breakdown cannot be itemized: {fault}")
             return None
         if self.prompt_tokens is None and prompt:
-            self.prompt_tokens = _sum([line.quantity for line in prompt])
+            self.prompt_tokens = sum_known([line.quantity for line in prompt])
         elif len(prompt) == 1 and prompt[0].quantity is None:
             prompt = [prompt[0]._replace(quantity=self.prompt_tokens)]
         self.prompt, self.cache = prompt, cache
-        cached = _sum([line.quantity for line in cache]) if cache else None
+        cached = sum_known([line.quantity for line in cache]) if cache else None
         if cached is not None:
             self.cached_tokens = cached
         return rest
@@ -419,7 +419,7 @@ class _Result:
 
     def _cache_reading_by_tokens(self) -> CacheReading:
         """A free cache leaves every sum as it is: let the counts decide, and inside be the usual reading."""
-        itemized = _sum([line.quantity for line in self.prompt])
+        itemized = sum_known([line.quantity for line in self.prompt])
         cached = self.cached_tokens or 0
         if itemized is None or cached > itemized or self.prompt_tokens == itemized + cached:
             return "outside"
@@ -503,16 +503,6 @@ def _name(value: Any) -> str:
 def _joined(a: Line, b: Line) -> Line:
     quantity = None if a.quantity is None or b.quantity is None else a.quantity + b.quantity
     return Line(a.component, a.modality, quantity, a.nanos + b.nanos)
-
-
-def _sum(values: Sequence[int | None]) -> int | None:
-    """The sum, or None if any value is unknown."""
-    total = 0
-    for value in values:
-        if value is None:
-            return None
-        total += value
-    return total
 
 
 def _compact(node: Any, depth: int) -> str:

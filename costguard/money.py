@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from decimal import MAX_PREC, ROUND_HALF_EVEN, Context, Decimal, Inexact, InvalidOperation
 
 from costguard.errors import ConfigurationError
@@ -58,6 +59,16 @@ def to_text(nanos: int) -> str:
     whole, part = divmod(abs(nanos), NANOS)
     decimals = f"{part:09d}".rstrip("0").ljust(2, "0")
     return f"{sign}{whole}.{decimals}"
+
+
+def sum_known(amounts: Iterable[int | None]) -> int | None:
+    """The sum, None if any part is unknown: unknown is never zero."""
+    total = 0
+    for amount in amounts:
+        if amount is None:
+            return None
+        total += amount
+    return total
 
 
 def from_provider(value: Decimal) -> int:

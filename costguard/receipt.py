@@ -28,12 +28,12 @@ class TaskReceipt:
     @property
     def held(self) -> Decimal | None:
         """USD that were set aside for the worst case."""
-        return None if self.held_nanos is None else money.to_usd(self.held_nanos)
+        return _usd(self.held_nanos)
 
     @property
     def charged(self) -> Decimal | None:
         """USD that were charged."""
-        return None if self.charged_nanos is None else money.to_usd(self.charged_nanos)
+        return _usd(self.charged_nanos)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +45,13 @@ class Receipt:
     @property
     def held(self) -> Decimal | None:
         """USD set aside for all tasks, None if any of it is unknown."""
-        return _sum([task.held_nanos for task in self.tasks])
+        return _usd(money.sum_known(task.held_nanos for task in self.tasks))
 
     @property
     def charged(self) -> Decimal | None:
         """USD charged for all tasks, None while any of it is unknown."""
-        return _sum([task.charged_nanos for task in self.tasks])
+        return _usd(money.sum_known(task.charged_nanos for task in self.tasks))
 
 
-def _sum(amounts: list[int | None]) -> Decimal | None:
-    total = 0
-    for amount in amounts:
-        if amount is None:
-            return None
-        total += amount
-    return money.to_usd(total)
+def _usd(nanos: int | None) -> Decimal | None:
+    return None if nanos is None else money.to_usd(nanos)

@@ -153,7 +153,9 @@ class Settlement:
         try:
             alerts = self._ledger.conclude(at_us, written)
         except LedgerError as error:
-            if self._ledger.is_closed and self._write_late(at_us, written):
+            if self._ledger.is_closed:
+                if not self._write_late(at_us, written):
+                    log.error("an ending came after the ledger was closed and could not be written: %s", error)
                 return
             if len(self._backlog) == BACKLOG_MAX:
                 log.error("too many endings wait to be written: the oldest is given up, its hold stays")

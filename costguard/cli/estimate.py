@@ -141,12 +141,8 @@ def _sum(amounts: Any) -> Decimal | None:
     """The exact sum, None if any part is unknown."""
     from costguard import money
 
-    nanos = 0
-    for amount in amounts:
-        if amount is None:
-            return None
-        nanos += money.parse_usd(amount)
-    return money.to_usd(nanos)
+    nanos = money.sum_known(None if amount is None else money.parse_usd(amount) for amount in amounts)
+    return None if nanos is None else money.to_usd(nanos)
 
 
 COMMANDS = (estimate,)

@@ -12,6 +12,7 @@ from costguard.errors import ConfigurationError
 from costguard.ledger import Balance, Engine, Settled, TaskRow, Tx, UsageRow, Verification
 from costguard.ledger.owner import Owner, is_dead
 from costguard.ledger.results import Booked
+from costguard.money import sum_known
 from costguard.projects import ancestors
 
 TOKEN_COMPONENTS = ("prompt", "cache", "completion", "unitemized")
@@ -240,8 +241,8 @@ class Reading:
             held=sum(attempt.held for attempt in attempts),
             charged=sum(attempt.charged for attempt in attempts),
             basis=next((b for b in ("correction", "assumed", "computed", "cost", "breakdown") if b in bases), None),
-            expected=_sum(attempt.expected for attempt in attempts),
-            upper=_sum(attempt.upper for attempt in attempts),
+            expected=sum_known(attempt.expected for attempt in attempts),
+            upper=sum_known(attempt.upper for attempt in attempts),
             attempts=len(attempts),
             at_us=first.at_us,
             day=first.day,
@@ -432,13 +433,3 @@ def group_columns(by: Sequence[str]) -> list[str]:
 
 def _related(budget_project: str, project: str) -> bool:
     return budget_project in ancestors(project) or project in ancestors(budget_project)
-
-
-def _sum(values: Iterable[int | None]) -> int | None:
-    """The sum, None if any part is unknown."""
-    total = 0
-    for value in values:
-        if value is None:
-            return None
-        total += value
-    return total

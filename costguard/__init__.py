@@ -15,24 +15,24 @@ if TYPE_CHECKING:
         PriceFileError,
         UnpricedTask,
     )
-    from costguard.estimate import Estimate
+    from costguard.estimating.estimate import Estimate
+    from costguard.exchange.receipt import Receipt
     from costguard.guard import BudgetStatus, Guard
-    from costguard.ledger import Alert
-    from costguard.receipt import Receipt
+    from costguard.ledger.records import Alert
 
 _HOMES = {
-    "Alert": "ledger",
+    "Alert": "ledger.records",
     "Budget": "budgets",
     "BudgetExceeded": "errors",
     "BudgetStatus": "guard",
     "ConfigurationError": "errors",
     "CostguardError": "errors",
-    "Estimate": "estimate",
+    "Estimate": "estimating.estimate",
     "Guard": "guard",
     "InvalidRequest": "errors",
     "LedgerError": "errors",
     "PriceFileError": "errors",
-    "Receipt": "receipt",
+    "Receipt": "exchange.receipt",
     "UnpricedTask": "errors",
 }
 """Public name -> the module it lives in."""

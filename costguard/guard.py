@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from costguard import money
 from costguard.budgets import Budget, make_budget, to_us
 from costguard.errors import ConfigurationError, LedgerError
-from costguard.estimate import Estimate
-from costguard.flow import Call
-from costguard.gate import MODES, OBSERVE, OFF, Entry, Gate
-from costguard.ledger import Alert, Verification
-from costguard.ledger.book import Ledger, wall_clock_us
-from costguard.media import parse_media_max
-from costguard.offload import Worker
-from costguard.prices import PriceBook
+from costguard.estimating.estimate import Estimate
+from costguard.estimating.media import parse_media_max
+from costguard.exchange.flow import Call
+from costguard.exchange.gate import MODES, OBSERVE, OFF, Entry, Gate
+from costguard.exchange.offload import Worker
+from costguard.exchange.reconcile import Progress, Reconciliation, areconcile, parse_age, reconcile
+from costguard.exchange.settlement import Settlement
+from costguard.ledger.accounting.book import Ledger, wall_clock_us
+from costguard.ledger.records import Alert, Verification
+from costguard.prices.book import PriceBook
 from costguard.projects import DEFAULT_PROJECT, ancestors, parse_project
-from costguard.reconcile import Progress, Reconciliation, areconcile, parse_age, reconcile
-from costguard.settlement import Settlement
-from costguard.wire import tasks
+from costguard.wire.runware import requests as tasks
 
 if TYPE_CHECKING:
     import httpx
@@ -359,7 +359,7 @@ def open_ledger(
     now_us: Callable[[], int] | None = None,
 ) -> Ledger:
     """Open or create the SQLite ledger at `path`."""
-    from costguard.ledger.sqlite import SqliteEngine
+    from costguard.ledger.engines.sqlite import SqliteEngine
 
     engine = SqliteEngine(default_path() if path is None else path, durability=durability)
     try:

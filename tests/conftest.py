@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from costguard import Guard
-from costguard.ledger import TaskRow
+from costguard.ledger.records import TaskRow
 from costguard.testing import StandIn
 
 FLASH = "google:gemini@3-flash"

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from costguard.billing import Charge, Line
 from costguard.budgets import to_us
-from costguard.ledger import Admitted, NewAttempt
-from costguard.ledger.book import Ledger
-from costguard.ledger.sqlite import SqliteEngine
+from costguard.exchange.charging import Charge, Line
+from costguard.ledger.accounting.book import Ledger
+from costguard.ledger.engines.sqlite import SqliteEngine
+from costguard.ledger.records import Admitted, NewAttempt
 
 NOW_US = to_us(datetime(2026, 11, 22, 12, tzinfo=UTC))
 HOUR_US = 3_600_000_000

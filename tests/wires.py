@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from costguard.wire.answers import Envelope, parse_response
+from costguard.wire.runware.answers import Envelope, parse_response
 
 UUID = "9ce1e395-ed82-4bd2-b224-c1e460e800f4"
 OTHER = "dc5de2d2-c9ed-4153-840f-b47ef0ed368b"

@@ -216,7 +216,7 @@ class AgeType(_Checked):
 
     def read(self, value: str) -> str:
         """The same text."""
-        from costguard.reconcile import parse_age
+        from costguard.exchange.reconcile import parse_age
 
         parse_age(value)
         return value
@@ -257,7 +257,7 @@ class MediaMaxType(_Checked):
 
     def read(self, value: str) -> Any:
         """A `MediaMax`."""
-        from costguard.media import parse_media_max
+        from costguard.estimating.media import parse_media_max
 
         stated = {}
         for part in value.split(","):

@@ -12,9 +12,9 @@ import click
 from costguard.cli.app import MEDIA_MAX, PROJECT, Session, format_option, pass_session, prices_option, write
 
 if TYPE_CHECKING:
-    from costguard.estimate import Estimate
-    from costguard.media import MediaMax
-    from costguard.wire.tasks import Task
+    from costguard.estimating.estimate import Estimate
+    from costguard.estimating.media import MediaMax
+    from costguard.wire.runware.requests import Task
 
 
 @click.command(short_help="Estimate a request body before it is sent.")
@@ -32,11 +32,11 @@ def estimate(
     Tokens are per result, USD for all results of a task. Nothing is sent, and no ledger is needed but with
     --project: then the expected completion is the mean of that project's calls of the model.
     """
-    from costguard.estimate import estimate as estimate_task
-    from costguard.media import MediaMax
-    from costguard.prices import PriceBook
+    from costguard.estimating.estimate import estimate as estimate_task
+    from costguard.estimating.media import MediaMax
+    from costguard.prices.book import PriceBook
     from costguard.reports.output import Column, csv_text, json_text
-    from costguard.wire.tasks import parse_request
+    from costguard.wire.runware.requests import parse_request
 
     book = PriceBook.load(folder)
     at_us = time.time_ns() // 1000

@@ -12,7 +12,7 @@ from costguard.cli.app import format_option, prices_option, write
 from costguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from costguard.prices import ModelPrices, Price
+    from costguard.prices.price import ModelPrices, Price
 
 
 @click.group()
@@ -25,7 +25,7 @@ def prices() -> None:
 @format_option
 def list_(folder: Path | None, output: str) -> None:
     """List the models that have a price."""
-    from costguard.prices import PriceBook
+    from costguard.prices.book import PriceBook
     from costguard.reports.output import Column, csv_text, json_text, table_text
 
     rows: list[dict[str, Any]] = [
@@ -64,7 +64,7 @@ def show(model: str, folder: Path | None, output: str) -> None:
 
     Rates are USD per 1,000,000 tokens; feature fees are USD per use.
     """
-    from costguard.prices import PriceBook
+    from costguard.prices.book import PriceBook
     from costguard.reports.output import Column, csv_text, json_text, table_text
 
     book = PriceBook.load(folder)
@@ -123,7 +123,7 @@ def _document(known: ModelPrices) -> dict[str, Any]:
 def _rates(entry: Price) -> Iterator[dict[str, Any]]:
     """One row per rate or fee; modalities as the price file has them."""
     from costguard import money
-    from costguard.prices import PER_TOKENS
+    from costguard.prices.price import PER_TOKENS
 
     def row(above: int, component: str, modality: str | None, nanos: int, per: int) -> dict[str, Any]:
         return {

@@ -14,9 +14,9 @@ from costguard.cli.app import AGE, ENDPOINT, Session, format_option, pass_sessio
 from costguard.errors import ConfigurationError, CostguardError
 
 if TYPE_CHECKING:
+    from costguard.exchange.reconcile import Progress
+    from costguard.exchange.settlement import Finding
     from costguard.guard import Guard
-    from costguard.reconcile import Progress
-    from costguard.settlement import Finding
 
 KEY_VARIABLE = "RUNWARE_API_KEY"
 """Environment variable with the API key: a key among the arguments would show in the list of processes."""

@@ -13,7 +13,7 @@ from costguard.cli.app import AMOUNT, MOMENT, PROJECT, Session, format_option, p
 from costguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from costguard.ledger import TaskRow
+    from costguard.ledger.records import TaskRow
 
 STATUSES = ("held", "settled", "released", "unresolved")
 TABLE_ROWS = 50

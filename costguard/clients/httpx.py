@@ -13,11 +13,11 @@ from contextvars import ContextVar
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from costguard import tokens
 from costguard.errors import BudgetExceeded, ConfigurationError, InvalidRequest, UnpricedTask
-from costguard.flow import Call, Head, Interrupted, Listener, Question, Send, adrive, drive, exchange
-from costguard.gate import OFF, normal_host
-from costguard.offload import sleep
+from costguard.estimating import tokens
+from costguard.exchange.flow import Call, Head, Interrupted, Listener, Question, Send, adrive, drive, exchange
+from costguard.exchange.gate import OFF, normal_host
+from costguard.exchange.offload import sleep
 
 if TYPE_CHECKING:
     import httpx

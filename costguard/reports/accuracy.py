@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from costguard import money
 
 if TYPE_CHECKING:
-    from costguard.ledger import Settled
+    from costguard.ledger.records import Settled
 
 COST = "cost"
 """What a row in USD compares: the whole cost of each attempt."""

@@ -14,8 +14,8 @@ from costguard.budgets import from_us, month_bounds, parse_timezone
 from costguard.projects import parse_project
 
 if TYPE_CHECKING:
-    from costguard.ledger import UsageRow
-    from costguard.ledger.book import Ledger
+    from costguard.ledger.accounting.book import Ledger
+    from costguard.ledger.records import UsageRow
 
 CURRENCY = "USD"
 
@@ -82,7 +82,7 @@ def monthly(
     ledger's daily roll-ups are read; another zone reads every line, slower, and as exact.
     ConfigurationError names an argument that cannot be used, LedgerError what cannot be read.
     """
-    from costguard.ledger.reading import group_columns
+    from costguard.ledger.accounting.reading import group_columns
 
     zone = ledger.timezone if timezone is None else parse_timezone(timezone)
     window = month_bounds(month, zone)

@@ -1,1 +1,1 @@
-"""Runware's wire (https://runware.ai/docs): bytes and JSON on one side, tasks and outcomes on the other. No I/O."""
+"""The wires that are spoken: one folder or file a dialect. No I/O."""

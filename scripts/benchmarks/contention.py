@@ -12,11 +12,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from costguard.billing import Charge, Line
 from costguard.budgets import make_budget
-from costguard.ledger import NewAttempt, Refused, Settle
-from costguard.ledger.book import Ledger
-from costguard.ledger.sqlite import SqliteEngine
+from costguard.exchange.charging import Charge, Line
+from costguard.ledger.accounting.book import Ledger
+from costguard.ledger.engines.sqlite import SqliteEngine
+from costguard.ledger.records import NewAttempt, Refused, Settle
 from costguard.money import to_usd
 
 PROCESSES, THREADS, VICTIMS = 8, 8, 3

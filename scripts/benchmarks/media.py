@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
 
-from costguard.media import MediaMax, count_media
-from costguard.prices import MediaTokens
+from costguard.estimating.media import MediaMax, count_media
+from costguard.prices.price import MediaTokens
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 

@@ -9,7 +9,7 @@ from functools import partial
 
 from genai_prices import Usage, calc_price
 
-from costguard.prices import PriceBook
+from costguard.prices.book import PriceBook
 
 # what, costguard's model, genai-prices' model, prompt tokens, completion tokens
 CASES: tuple[tuple[str, str, str, dict[str, int], int], ...] = (

@@ -15,7 +15,8 @@ from typing import Any
 
 import httpx
 
-from costguard import Guard, tokens
+from costguard import Guard
+from costguard.estimating import tokens
 
 STREAMS = 600
 CHUNKS = 2000

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import platformdirs
 
-from costguard import tokens
+from costguard.estimating import tokens
 
 SIZE = 1_000_000
 O200K_WHEEL = "litellm==1.109.1"
@@ -57,7 +57,7 @@ def results() -> Iterator[tuple[str, float, float, str]]:
 def _against_o200k() -> Iterator[tuple[str, float, float, str]]:
     import tiktoken
 
-    first = "from costguard.tokens import count; count('first')"
+    first = "from costguard.estimating.tokens import count; count('first')"
     first_o200k = "import tiktoken; tiktoken.get_encoding('o200k_base').encode_ordinary('first')"
     pairs = [(_fresh_s(first), _fresh_s(first_o200k)) for _ in range(5)]
     ours_s, theirs_s = map(min, zip(*pairs, strict=True))

@@ -1,0 +1,247 @@
+"""What a task may cost before it is sent: tokens by modality and USD, expected and worst case."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from costguard import money
+from costguard.errors import ConfigurationError
+from costguard.estimating import tokens
+from costguard.estimating.media import KINDS, MODALITIES, Count, MediaCount, MediaMax, Recalled, Reference, count_media
+from costguard.prices.book import PriceBook
+from costguard.prices.price import ModelPrices, Price
+from costguard.wire.runware.requests import Task
+
+TEXT_INFERENCE = "textInference"
+
+COMPLETION_DEFAULT = 4096
+"""Runware's `settings.maxTokens` when absent, as its model pages document."""
+
+_NOTHING = dict.fromkeys(MODALITIES, Count(0, 0))
+_NO_MEDIA = MediaCount(_NOTHING, (), {})
+_NOT_PROMPT = frozenset(
+    [
+        "taskType",
+        "taskUUID",
+        "model",
+        "seed",
+        "deliveryMethod",
+        "includeCost",
+        "includeUsage",
+        "numberResults",
+        "webhookURL",
+        "settings",
+        "messages",
+        "inputs",
+        *KINDS,
+    ]
+)
+_SETTINGS_NOT_PROMPT = frozenset(["temperature", "topP", "maxTokens", "stopSequences", "thinkingLevel", "systemPrompt"])
+
+
+class Estimate(NamedTuple):
+    """Tokens are per result; `expected` and `upper` are USD for all `results`, None if unpriced."""
+
+    model: str
+    """The model's AIR, or what the task names if no price file does, or its task type."""
+    results: int
+    prompt: Mapping[str, Count]
+    """TEXT, IMAGE, AUDIO, VIDEO and DOCUMENT tokens."""
+    completion: Count
+    """`upper` is the allowance; `expected` too, unless the ledger has history to learn from."""
+    learned: bool
+    """True if `completion.expected` is the mean of the project's own calls of this model."""
+    expected_nanos: int | None
+    upper_nanos: int | None
+    price: Price | None
+    unpriced: str | None
+    """Why there is no worst case, None if there is one."""
+    unbounded: tuple[str, ...]
+    """Settings of `media_max` that would bound media of unknown length in this task."""
+    context_tokens: int
+    fees_nanos: int
+    """Worst case of the features the task may use, per result."""
+    teaches: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType({})
+    """Media whose count the bill will tell, as in `MediaCount`."""
+
+    @property
+    def expected(self) -> Decimal | None:
+        """The likely cost in USD, None if unpriced."""
+        return None if self.expected_nanos is None else money.to_usd(self.expected_nanos)
+
+    @property
+    def upper(self) -> Decimal | None:
+        """The worst case in USD, None if unpriced."""
+        return None if self.upper_nanos is None else money.to_usd(self.upper_nanos)
+
+    def to_json(self) -> str:
+        """Token counts as the ledger keeps them: modality -> [expected, upper]; "media" -> `teaches`."""
+        counts = [f'"{m}": [{n.expected}, {n.upper}]' for m, n in self.prompt.items() if n.upper]
+        counts.append(f'"completion": [{self.completion.expected}, {self.completion.upper}]')
+        if self.teaches:
+            counts.append(f'"media": {json.dumps(self.teaches)}')
+        return f"{{{', '.join(counts)}}}"
+
+    def allowing(self, tokens: int) -> Estimate:
+        """The same task with an allowance of at most `tokens` completion tokens."""
+        if self.price is None or tokens >= self.completion.upper:
+            return self
+        completion = Count(min(self.completion.expected, tokens), tokens)
+        expected, upper = _cost(self.price, self.prompt, completion, self.context_tokens)
+        return self._replace(
+            completion=completion,
+            expected_nanos=expected * self.results,
+            upper_nanos=(upper + self.fees_nanos) * self.results,
+        )
+
+
+def estimate(
+    task: Task,
+    book: PriceBook,
+    at_us: int,
+    media_max: MediaMax = MediaMax(),  # noqa: B008
+    mean_completion: int | None = None,
+    recalled: Mapping[Reference, Recalled] | None = None,
+) -> Estimate:
+    """Estimate a billable task at the prices of the instant `at_us` (UTC microseconds).
+
+    `mean_completion`: completion tokens of a result as learned from history, None without any. `recalled`:
+    what the ledger has of the task's `media.references`.
+    ConfigurationError if the prices themselves forbid a figure, such as an absurd `maxTokens`.
+    """
+    known = book.find(task.model) if task.model else None
+    if known is None or known.task_type != task.task_type:
+        named = f"model {task.model!r}" if task.model else f"task type {task.task_type!r}"
+        reason = f"no price is known for {named}"
+        name = known.model if known else task.model or task.task_type
+        prompt: Mapping[str, Count] = _NOTHING
+        completion = Count(0, 0)
+        if task.task_type == TEXT_INFERENCE:
+            prompt = {**_NOTHING, "TEXT": _count_text(task.raw, exact=False)}
+            completion = Count(*(task.max_tokens or COMPLETION_DEFAULT,) * 2)
+        return Estimate(name, task.results, prompt, completion, False, None, None, None, reason, (), 0, 0)
+    prompt, media = _prompt(task.raw, known, media_max, recalled)
+    allowed = task.max_tokens if task.max_tokens is not None else known.completion_default
+    completion = Count(allowed if mean_completion is None else min(mean_completion, allowed), allowed)
+    price = unpriced = expected = upper = None
+    fees = 0
+    try:
+        price = known.at(at_us)
+        fees = _fees(task.raw, price)
+        expected, upper = _cost(price, prompt, completion, known.context_tokens)
+    except ConfigurationError as error:
+        unpriced = str(error)
+    return Estimate(
+        model=known.model,
+        results=task.results,
+        prompt=prompt,
+        completion=completion,
+        learned=mean_completion is not None,
+        expected_nanos=None if expected is None else expected * task.results,
+        upper_nanos=None if upper is None else (upper + fees) * task.results,
+        price=price,
+        unpriced=unpriced,
+        unbounded=media.unbounded,
+        context_tokens=known.context_tokens,
+        fees_nanos=fees,
+        teaches=media.teaches,
+    )
+
+
+def _cost(price: Price, prompt: Mapping[str, Count], completion: Count, context_tokens: int) -> tuple[int, int]:
+    """(expected, worst) nano-USD of one result, without fees."""
+    upper = price.worst_nanos({m: n.upper for m, n in prompt.items() if n.upper}, completion.upper, context_tokens)
+    likely = {m: n.expected for m, n in prompt.items() if n.expected}
+    if sum(likely.values()) > context_tokens:
+        return price.worst_nanos(likely, completion.expected, context_tokens), upper
+    return price.nanos(likely, completion.expected), upper
+
+
+def _prompt(
+    raw: Mapping[str, Any],
+    known: ModelPrices,
+    media_max: MediaMax,
+    recalled: Mapping[Reference, Recalled] | None,
+) -> tuple[Mapping[str, Count], MediaCount]:
+    text_count = _count_text(raw, exact=known.tokenizer == "gemma4")
+    inputs = _inputs(raw)
+    if not inputs:
+        return {**_NOTHING, "TEXT": text_count}, _NO_MEDIA
+    media = count_media(inputs, known.media, media_max, known.context_tokens, recalled)
+    return {**media.counts, "TEXT": text_count}, media
+
+
+def _count_text(raw: Mapping[str, Any], *, exact: bool) -> Count:
+    """TEXT tokens; without the model's own vocabulary (`exact`) only bytes are a bound."""
+    size = expected = messages = 0
+    for text in _texts(raw):
+        size += len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+        expected += tokens.count(text)
+        messages += 1
+    return Count(min(expected, size), tokens.text_upper(size, expected, messages) if exact else size)
+
+
+def _inputs(raw: Mapping[str, Any]) -> object:
+    """The task's media, also where the wire does not document them: at the top, or as parts of a message."""
+    inputs = raw.get("inputs")
+    stray: dict[str, Any] = {kind: raw[kind] for kind in KINDS if raw.get(kind)}
+    messages = raw.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        content = message.get("content") if isinstance(message, Mapping) else None
+        if isinstance(content, list):
+            parts = [part for part in content if isinstance(part, Mapping) and part.get("type", "text") != "text"]
+            if parts:
+                stray.setdefault("messages.content", []).extend(parts)
+    if not stray:
+        return inputs
+    for kind, media in (inputs if isinstance(inputs, Mapping) else {"": inputs}).items():
+        stray[kind] = [stray[kind], media] if kind in stray else media
+    return stray
+
+
+def _texts(raw: Mapping[str, Any]) -> Iterator[str]:
+    """Every text the model reads: system prompt, messages, and the JSON of tools and unknown fields."""
+    settings = raw.get("settings")
+    if isinstance(settings, Mapping):
+        system = settings.get("systemPrompt")
+        if system is not None:
+            yield _text(system)
+        for key, value in settings.items():
+            if key not in _SETTINGS_NOT_PROMPT and isinstance(value, (str, list, dict)):
+                yield _text(value)
+    elif settings is not None:
+        yield _text(settings)
+    messages = raw.get("messages")
+    for message in messages if isinstance(messages, list) else ([] if messages is None else [messages]):
+        if not isinstance(message, Mapping):
+            yield _text(message)
+            continue
+        for key, value in message.items():
+            if key == "content" or (key != "role" and isinstance(value, (str, list, dict))):
+                yield _text(value)
+    for key, value in raw.items():
+        if key not in _NOT_PROMPT and isinstance(value, (str, list, dict)):
+            yield _text(value)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _fees(raw: Mapping[str, Any], price: Price) -> int:
+    """Worst case of the features a task may use, nano-USD per result; unpriced ones raise."""
+    total = 0
+    tools = raw.get("tools")
+    for tool in tools if isinstance(tools, list) else [tools] if tools else []:
+        kind = tool.get("type") if isinstance(tool, Mapping) else None
+        if kind == "function":
+            continue
+        fee = price.fee(str(kind))
+        if fee is None:
+            raise ConfigurationError(f"no fee is known for the tool {kind!r} in price {price.id}")
+        total += fee.nanos_per_unit * fee.max_per_request
+    return total

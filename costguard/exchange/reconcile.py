@@ -1,0 +1,178 @@
+"""Ask the provider what became of tasks whose outcome is unknown, and book what it says."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from costguard.errors import ConfigurationError
+from costguard.exchange.settlement import Finding
+from costguard.ledger.accounting.reading import over_by_task
+from costguard.wire.runware import answers
+from costguard.wire.runware import requests as tasks
+
+if TYPE_CHECKING:
+    from costguard.guard import Guard
+
+BATCH_TASKS = 50
+"""Tasks asked for in one request."""
+
+AGE_MAX_S = 100 * 365 * 86_400
+
+REFUSED_WHOLE = frozenset((400, 404, 413, 422))
+"""Statuses that may be the fault of one task in a batch: then its halves are asked for apart."""
+
+Progress = Callable[[int, int], object]
+"""Told after each request: tasks asked so far, tasks to ask in all."""
+
+_AGE = re.compile(r"([0-9]{1,9})\s*(s|m|h|d)?")
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@dataclass(slots=True)
+class Reconciliation:
+    """What became of every task that was asked for."""
+
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def settled(self) -> list[Finding]:
+        """Tasks that were billed, and are booked now."""
+        return [finding for finding in self.findings if finding.outcome == "settled"]
+
+    @property
+    def released(self) -> list[Finding]:
+        """Tasks that were not billed."""
+        return [finding for finding in self.findings if finding.outcome == "released"]
+
+    @property
+    def left(self) -> list[Finding]:
+        """Tasks that stay as they are, each with its reason."""
+        return [finding for finding in self.findings if finding.outcome not in ("settled", "released")]
+
+    @property
+    def answered(self) -> bool:
+        """False if there were tasks to ask for and the provider said nothing of any of them."""
+        return not self.findings or any(finding.told for finding in self.findings)
+
+
+def parse_age(age: str | int | timedelta) -> int:
+    """`"60s"`, `"5m"`, `"2h"`, `"1d"`, whole seconds or a timedelta, as microseconds; at most `AGE_MAX_S`."""
+    if isinstance(age, timedelta) and timedelta(0) <= age <= timedelta(seconds=AGE_MAX_S):
+        return age // timedelta(microseconds=1)
+    if isinstance(age, int) and not isinstance(age, bool) and 0 <= age <= AGE_MAX_S:
+        return age * 1_000_000
+    match = _AGE.fullmatch(age.strip()) if isinstance(age, str) else None
+    if match is None:
+        raise ConfigurationError(f"min_age: {age!r} is not an age such as '60s', '5m', '2h' or '1d'")
+    return min(int(match[1]) * _UNITS_S[match[2] or "s"], AGE_MAX_S) * 1_000_000
+
+
+def reconcile(guard: Guard, client: Any, min_age_us: int, progress: Progress | None) -> Reconciliation:
+    """Drive `_questions` with a synchronous client."""
+    if inspect.iscoroutinefunction(getattr(client, "post", None)):
+        raise TypeError("reconcile takes a synchronous client; use `await guard.areconcile(client)` with this one")
+    flow, url = _questions(guard, min_age_us, progress), _endpoint(client)
+    try:
+        body = next(flow)
+        while True:
+            try:
+                response = client.post(url, content=body, headers=_HEADERS)
+                answer = (response.status_code, response.content)
+            except Exception as error:  # noqa: BLE001  the flow says it in its findings
+                body = flow.throw(error)
+            else:
+                body = flow.send(answer)
+    except StopIteration as end:
+        found: Reconciliation = end.value
+        return found
+
+
+async def areconcile(guard: Guard, client: Any, min_age_us: int, progress: Progress | None) -> Reconciliation:
+    """Drive `_questions` with an asynchronous client; the ledger's work is done off the loop."""
+    if not inspect.iscoroutinefunction(getattr(client, "post", None)):
+        raise TypeError("areconcile takes an asynchronous client; use `guard.reconcile(client)` with this one")
+    flow, url = _questions(guard, min_age_us, progress), _endpoint(client)
+    step = await guard.offload(lambda: _step(flow, None, None))
+    while not isinstance(step, Reconciliation):
+        answer, failure = None, None
+        try:
+            response = await client.post(url, content=step, headers=_HEADERS)
+            answer = (response.status_code, await response.aread())
+        except Exception as error:  # noqa: BLE001  the flow says it in its findings
+            failure = error
+        step = await guard.offload(lambda: _step(flow, answer, failure))  # noqa: B023
+    return step
+
+
+_HEADERS = {"Content-Type": "application/json"}
+_Questions = Generator[bytes, tuple[int, bytes], Reconciliation]
+
+
+def _step(flow: _Questions, answer: tuple[int, bytes] | None, failure: Exception | None) -> bytes | Reconciliation:
+    try:
+        if failure is not None:
+            return flow.throw(failure)
+        return next(flow) if answer is None else flow.send(answer)
+    except StopIteration as end:
+        found: Reconciliation = end.value
+        return found
+
+
+def _questions(guard: Guard, min_age_us: int, progress: Progress | None) -> _Questions:
+    """Yield one request body after the other and be sent (status, body)."""
+    guard.settlement.drain()
+    before_us = guard.now_us() - min_age_us
+    uuids = list(
+        dict.fromkeys(
+            attempt.task_uuid
+            for attempt in guard.ledger.open_attempts()
+            if attempt.status == "unresolved" or attempt.at_us < before_us
+        )
+    )
+    # What was charged without the provider's own figure is asked for once.
+    uuids = list(dict.fromkeys([*uuids, *guard.ledger.unconfirmed(before_us)]))
+    found = Reconciliation()
+    batches = [uuids[start : start + BATCH_TASKS] for start in range(0, len(uuids), BATCH_TASKS)]
+    batches.reverse()
+    while batches:
+        over = over_by_task(guard.ledger.open_attempts())
+        chosen = batches.pop()
+        batch = {uuid: over.get(uuid, frozenset()) for uuid in chosen}
+        try:
+            status, body = yield json.dumps(tasks.details_request(batch)).encode()
+        except Exception as error:  # noqa: BLE001  said in the findings; the next batch may fare better
+            reason = f"the provider could not be asked: {type(error).__name__}"
+            found.findings += [Finding(uuid, "open", reason, told=False) for uuid in batch]
+        else:
+            findings = guard.settlement.learn(batch, status, body, min_age_us)
+            if len(chosen) > 1 and _is_refused_whole(status, body, findings):
+                middle = len(chosen) // 2
+                batches += [chosen[middle:], chosen[:middle]]
+                continue
+            found.findings += findings
+        if progress is not None:
+            progress(len(found.findings), len(uuids))
+    return found
+
+
+def _is_refused_whole(status: int, body: bytes, findings: list[Finding]) -> bool:
+    """True if the provider refused the batch, in its own words, and said nothing of any task in it."""
+    envelope = answers.parse_response(body) if status in REFUSED_WHOLE else None
+    if envelope is None or not envelope.errors or envelope.details:
+        return False
+    return not any(finding.told and finding.outcome != "open" for finding in findings)
+
+
+def _endpoint(client: Any) -> str:
+    """The client's base URL without its trailing slash; `/v1` if it has no path."""
+    base = getattr(client, "base_url", None)
+    url = "" if base is None else str(base).rstrip("/")
+    if not url:
+        raise ConfigurationError("reconcile: the client has no base_url; set it to https://api.runware.ai/v1")
+    return url if base is not None and base.path.strip("/") else f"{url}/v1"

@@ -1,0 +1,1 @@
+"""The accounting, written once in portable SQL over any engine."""

@@ -1,0 +1,140 @@
+"""Admissions: the worst case of every task of a POST, held in every budget of the path, all or none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from costguard.budgets import day_of
+from costguard.ledger.accounting.limits import Limits, State
+from costguard.ledger.owner import this_process
+from costguard.ledger.records import Admitted, Alert, NewAttempt, Refused, Tx, Unpriced
+
+EXCEEDED = "exceeded"
+"""The alert of a window's first refusal, beside the percents."""
+
+
+class Admissions(Limits):
+    """The part of `Ledger` that says yes or no."""
+
+    _owner: tuple[int, int] | None = None
+
+    def admit(
+        self, project: str, at_us: int, tasks: Sequence[NewAttempt], *, enforce: bool = True
+    ) -> Admitted | Refused | Unpriced:
+        """Hold the worst case of `tasks` in every budget of `project`'s path, all or none.
+
+        With `enforce` a hard budget (action other than `warn`) without room refuses them all, and so
+        does a task without a worst case; otherwise everything is held and said in `over`.
+        """
+        result, owner = self._engine.write(lambda tx: self._admit(tx, project, at_us, tasks, enforce))
+        if owner is not None:
+            self._owner = owner
+        if isinstance(result, Refused) and result.held and result.window:
+            # Read afterwards: other writers need not wait while the open attempts are looked through.
+            attempts = self.open_attempts(result.budget.project, result.window)
+            unresolved = sum(attempt.held for attempt in attempts if attempt.status == "unresolved")
+            return replace(result, unresolved=min(unresolved, result.held))
+        return result
+
+    def _admit(
+        self, tx: Tx, project: str, at_us: int, tasks: Sequence[NewAttempt], enforce: bool
+    ) -> tuple[Admitted | Refused | Unpriced, tuple[int, int] | None]:
+        states = self._states(tx, project, at_us)
+        uppers = [task.upper if task.upper is not None else self._ceiling(tx, task) for task in tasks]
+        if enforce and None in uppers:
+            hard = next((state.budget for state in states if state.budget.hard), None)
+            if hard is not None:
+                return Unpriced(tasks[uppers.index(None)], hard), None
+        amounts = [upper or 0 for upper in uppers]
+        total = sum(amounts)
+        unfit = self._unfit(states, amounts, total)
+        if unfit and enforce:
+            state, requested = min(unfit, key=lambda found: found[0].remaining)
+            return Refused(state.budget, state.window, requested, state.remaining, 0, state.held), None
+
+        day = day_of(self.timezone, at_us)
+        owner = self._owner_id(tx)
+        ids: list[int] = []
+        held = 0
+        holds = []
+        for task, upper, amount in zip(tasks, uppers, amounts, strict=True):
+            attempt_id = tx.insert(
+                "INSERT INTO attempts (task_uuid, project, task_type, model, delivery, results, at_us, day,"
+                " upper, expected, price_id, estimate, tags, clamped_from, host, owner_id, status, held, charged, seen)"
+                " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,'held',?,0,0)",
+                "id",
+                (
+                    task.task_uuid, project, task.task_type, task.model, task.delivery, task.results, at_us,
+                    day, upper, task.expected, task.price_id, task.estimate, task.tags, task.clamped_from,
+                    task.host, owner[1], amount,
+                ),
+            )  # fmt: skip
+            ids.append(attempt_id)
+            for state in states:
+                budget, window = state.budget, state.window
+                holds.append(
+                    (
+                        attempt_id, state.budget_id, budget.project, budget.per, window.start_us if window else 0,
+                        window.end_us if window else None, budget.limit_nanos, state.spent,
+                        state.held + held if window else 0, int(enforce and budget.hard),
+                    )
+                )  # fmt: skip
+            held += amount
+        tx.many(
+            "INSERT INTO entries (at_us, attempt_id, kind, held, spent) VALUES (?,?,'hold',?,0)",
+            [(at_us, attempt_id, amount) for attempt_id, amount in zip(ids, amounts, strict=True)],
+        )
+        tx.many("INSERT INTO holds VALUES (?,?,?,?,?,?,?,?,?,?)", holds)
+        tx.many(
+            "UPDATE balances SET held = held + ? WHERE budget_id = ? AND window_us = ?",
+            [(total, state.budget_id, state.window.start_us) for state in states if state.window],
+        )
+        over = () if enforce else tuple(state.budget for state, _ in unfit)
+        return Admitted(tuple(ids), tuple(uppers), over), owner
+
+    @staticmethod
+    def _unfit(states: Iterable[State], amounts: Sequence[int], total: int) -> list[tuple[State, int]]:
+        """Hard budgets without room, each with the amount that does not fit."""
+        unfit = []
+        for state in states:
+            requested = total if state.window else max(amounts)
+            if (requested > state.remaining or state.budget.limit_nanos == 0) and state.budget.hard:
+                unfit.append((state, requested))
+        return unfit
+
+    def claim_refusal(self, refused: Refused, at_us: int) -> tuple[Alert, ...]:
+        """The alert of a window's first refusal, to the one process that is to fire it."""
+        budget, window = refused.budget, refused.window
+        if window is None:
+            return ()
+
+        def op(tx: Tx) -> tuple[Alert, ...]:
+            found = self._find_budget(tx, budget.project, budget.per)
+            if found is None or not self._claim(tx, found[0], window, EXCEEDED, at_us):
+                return ()
+            spent, _ = self._balance(tx, found[0], window) or (0, 0)
+            return (Alert(budget, window, None, spent),)
+
+        return self._engine.write(op)
+
+    @staticmethod
+    def _ceiling(tx: Tx, task: NewAttempt) -> int | None:
+        for name in task.ceiling_names:
+            row = tx.one("SELECT nanos FROM ceilings WHERE name = ?", (name,))
+            if row:
+                return int(row[0]) * task.results
+        return None
+
+    def _owner_id(self, tx: Tx) -> tuple[int, int]:
+        """This process's (pid, owner row); remembered by `admit` once it is committed."""
+        if self._owner and self._owner[0] == os.getpid():
+            return self._owner
+        me = this_process()
+        row = tx.one(
+            "INSERT INTO owners (host, boot, pid, started) VALUES (?,?,?,?)"
+            " ON CONFLICT (host, boot, pid, started) DO UPDATE SET pid = excluded.pid RETURNING id",
+            me,
+        )
+        return me.pid, int(row[0]) if row else 0

@@ -1,0 +1,72 @@
+"""The accounting: admissions, endings, budgets and reports, in portable SQL on any engine.
+
+Money moves only through `entries`, the append-only journal. `attempts` and `balances` are derived
+from it and kept beside it, so that an admission reads three rows and a month's report its roll-ups.
+The parts: `reading`, `limits`, `admission`, `posting`, `endings`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from costguard.budgets import day_of
+from costguard.errors import ConfigurationError
+from costguard.ledger.accounting.admission import Admissions
+from costguard.ledger.accounting.endings import Endings
+from costguard.ledger.records import Engine, Tx
+
+
+def wall_clock_us() -> int:
+    """Now, in UTC microseconds."""
+    return time.time_ns() // 1000
+
+
+class Ledger(Admissions, Endings):
+    """Holds, charges, budgets and reports over an `Engine`. Every method is one transaction.
+
+    `timezone` is the reporting zone, fixed when the ledger is created (default UTC); naming another
+    later is a ConfigurationError. All methods raise LedgerError when the engine cannot do its work.
+    """
+
+    def __init__(
+        self, engine: Engine, *, timezone: str | None = None, now_us: Callable[[], int] = wall_clock_us
+    ) -> None:
+        super().__init__(engine, now_us)
+        self.timezone = self._reporting_zone(timezone)
+
+    def close(self) -> None:
+        """Close the engine."""
+        self._engine.close()
+
+    @property
+    def is_in_place(self) -> bool:
+        """True if the storage that was opened is still what its name leads to."""
+        return self._engine.is_in_place
+
+    @property
+    def is_closed(self) -> bool:
+        """True once `close` was called."""
+        return self._engine.is_closed
+
+    def _reporting_zone(self, wanted: str | None) -> str:
+        def read(tx: Tx) -> str | None:
+            row = tx.one("SELECT value FROM meta WHERE key = 'timezone'")
+            return str(row[0]) if row else None
+
+        def create(tx: Tx) -> str:
+            found = read(tx)
+            if found is None:
+                found = wanted or "UTC"
+                tx.run("INSERT INTO meta VALUES ('timezone', ?)", (found,))
+            return found
+
+        if wanted is not None:
+            day_of(wanted, 0)  # names an unknown zone before anything is written
+        found = self._engine.read(read) or self._engine.write(create)
+        if wanted is not None and wanted != found:
+            raise ConfigurationError(
+                f"timezone: this ledger reports in {found}, fixed when it was created, not in {wanted};"
+                f" leave it out, or read a report with `--timezone {wanted}`"
+            )
+        return found

@@ -1,0 +1,293 @@
+"""How attempts end: by their own response, by another road, by a question, or by an operator's word."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
+
+from costguard.errors import ConfigurationError
+from costguard.exchange.charging import WEAK, Basis, Charge, Line
+from costguard.ledger.accounting.posting import Posting
+from costguard.ledger.accounting.reading import ATTEMPT, Attempt
+from costguard.ledger.accounting.results import Booked, same_results
+from costguard.ledger.records import Accept, Alert, Doubt, Ending, Observation, Release, Settle, Tx
+
+OPEN = ("held", "unresolved")
+"""Statuses of attempts whose money is set aside."""
+
+_ATTEMPT_AND_SIBLINGS = (
+    f"SELECT {ATTEMPT}, EXISTS (SELECT 1 FROM attempts b WHERE b.task_uuid = attempts.task_uuid"
+    " AND b.id <> attempts.id) FROM attempts WHERE id = ?"
+)
+
+
+class Endings(Posting):
+    """The part of `Ledger` that learns what became of attempts."""
+
+    def conclude(self, at_us: int, endings: Sequence[Ending]) -> tuple[Alert, ...]:
+        """Record how attempts ended, all in one transaction; an attempt that ended before is left alone.
+
+        Returns the alerts this transaction claimed, to be fired once it is committed.
+        """
+
+        def op(tx: Tx) -> list[Alert]:
+            alerts = []
+            for attempt_id, own in groupby(endings, attrgetter("attempt_id")):
+                alerts += self._conclude(tx, at_us, attempt_id, list(own))
+            return alerts
+
+        return tuple(self._engine.write(op))
+
+    def _conclude(self, tx: Tx, at_us: int, attempt_id: int, endings: Sequence[Ending]) -> list[Alert]:
+        row = tx.one(_ATTEMPT_AND_SIBLINGS, (attempt_id,))
+        if row is None:
+            raise ConfigurationError(f"the ledger knows no attempt {attempt_id}")
+        siblings, attempt = row[-1], Attempt._make(row[:-1])
+        settles = [ending for ending in endings if isinstance(ending, Settle)]
+        if settles:
+            is_first = not siblings and not attempt.seen and attempt.status in OPEN
+            return self._settle(tx, at_us, attempt, settles, is_first=is_first)
+        alerts = []
+        for ending in endings if attempt.status in OPEN else ():
+            match ending:
+                case Release():
+                    alerts += self._post(tx, at_us, attempt, 0, None, _freed(attempt), ending.reason, ended_us=at_us)
+                case Doubt():
+                    self._mark(tx, at_us, attempt, "unresolved", ending.reason, ending.evidence)
+                case Accept():
+                    self._mark(tx, at_us, attempt, attempt.status, "accepted, the result is to come")
+        return alerts
+
+    def _settle(
+        self, tx: Tx, at_us: int, attempt: Attempt, settles: Sequence[Settle], *, is_first: bool
+    ) -> list[Alert]:
+        """An attempt's own response: charge its results, but for those that came by another road before."""
+        known = [] if is_first else self._booked(tx, attempt.task_uuid)
+        known = [one for one in known if one.attempt_id == attempt.id or not one.direct]
+        pairs = same_results(known, [(settle.key, settle.charge.nanos) for settle in settles])
+        elsewhere = bool(known) and any(one is not None and one.attempt_id != attempt.id for one in pairs)
+        keep_rest = elsewhere or settles[-1].keep_rest
+        alerts = []
+        if attempt.status not in OPEN and None in pairs:
+            # Freed or corrected too early: the provider's own answer is the truth.
+            alerts += self._withdraw(tx, at_us, attempt.task_uuid)
+        for n, (settle, old) in enumerate(zip(settles, pairs, strict=True)):
+            if old is not None:
+                alerts += self._improve(tx, at_us, old, settle.key, settle.charge)
+                continue
+            now = attempt if n == 0 and not alerts else self._attempt(tx, attempt.id)
+            held, is_missing = 0, False
+            if keep_rest and now.status in OPEN:
+                held, is_missing = _share(now, now.seen + settle.charge.results)
+            alerts += self._post(
+                tx, at_us, now, held, settle.charge, "unresolved" if is_missing else "settled", settle.reason,
+                ended_us=at_us, key=settle.key, direct=True, is_first=is_first and n == 0,
+            )  # fmt: skip
+        if attempt.status in OPEN and (keep_rest or None not in pairs):
+            now = self._attempt(tx, attempt.id)
+            if now.status in OPEN and keep_rest:
+                reason = "its result was booked on another attempt" if elsewhere else settles[-1].reason or ""
+                self._mark(tx, at_us, now, "unresolved", reason)
+            elif now.status in OPEN:
+                alerts += self._post(tx, at_us, now, 0, None, "settled", settles[-1].reason, ended_us=at_us)
+        return alerts
+
+    @staticmethod
+    def _mark(
+        tx: Tx, at_us: int, attempt: Attempt, status: str, reason: str, evidence: Mapping[str, object] | None = None
+    ) -> None:
+        """The request is over and no money moves: say how it stands."""
+        tx.run(
+            "UPDATE attempts SET status = ?, reason = ?, evidence = coalesce(?, evidence),"
+            " ended_us = coalesce(ended_us, ?) WHERE id = ?",
+            (status, reason, json.dumps(dict(evidence)) if evidence else None, at_us, attempt.id),
+        )
+
+    def observe(self, at_us: int, seen: Observation) -> tuple[tuple[Alert, ...], int]:
+        """Book what a poll, webhook or `getTaskDetails` tells of a task: (alerts, changes made).
+
+        Known results change nothing, but that the provider's figure takes the place of our own; a new one
+        settles the oldest open attempt, or, if none is open, is charged to the last one all the same.
+        Unknown tasks change nothing.
+        """
+        alerts: list[Alert] = []
+        changes = self._engine.write(lambda tx: self._observe(tx, at_us, seen, alerts))
+        return tuple(alerts), changes
+
+    def _observe(self, tx: Tx, at_us: int, seen: Observation, alerts: list[Alert]) -> int:
+        alerts.clear()
+        pairs = same_results(
+            self._booked(tx, seen.task_uuid),
+            [(key, None if charge is None else charge.nanos) for key, charge in seen.results],
+            whole=seen.whole,
+        )
+        changes = 0
+        is_told = True
+        for (key, charge), old in zip(seen.results, pairs, strict=True):
+            if old is None and charge is not None:
+                alerts += self._book(tx, at_us, seen, key, charge)
+                changes += 1
+            elif old is None:
+                is_told = False
+            elif charge is not None and _is_better(charge, old):
+                alerts += self._improve(tx, at_us, old, key, charge)
+                changes += 1
+        fates: dict[int, bool | None] = {}
+        for attempt in self._attempts(tx, seen.task_uuid) if seen.settled_all and is_told else ():
+            if attempt.status not in OPEN or not self._is_over(tx, attempt, seen.over, fates):
+                continue
+            if attempt.seen:
+                alerts += self._post(tx, at_us, attempt, 0, None, "settled", seen.reason or "no further results")
+                changes += 1
+            elif seen.release is not None:
+                alerts += self._post(tx, at_us, attempt, 0, None, "released", seen.release)
+                changes += 1
+        if seen.whole and seen.settled_all:
+            tx.run("UPDATE attempts SET unconfirmed = NULL WHERE task_uuid = ? AND unconfirmed = 1", (seen.task_uuid,))
+        return changes
+
+    def _book(self, tx: Tx, at_us: int, seen: Observation, key: str, charge: Charge) -> list[Alert]:
+        """Charge one newly seen result."""
+        attempts = self._attempts(tx, seen.task_uuid)
+        if not attempts:
+            return []
+        attempt = next((a for a in attempts if a.status in OPEN), None)
+        if attempt is None:
+            alerts = self._withdraw(tx, at_us, seen.task_uuid)
+            attempt = self._attempt(tx, attempts[-1].id)
+            return alerts + self._post(tx, at_us, attempt, 0, charge, "settled", seen.reason, key=key)
+        held, is_missing = _share(attempt, attempt.seen + charge.results)
+        status = attempt.status if is_missing else "settled"
+        return self._post(tx, at_us, attempt, held, charge, status, seen.reason, key=key)
+
+    def _improve(self, tx: Tx, at_us: int, old: Booked, key: str, charge: Charge) -> list[Alert]:
+        """The provider's own figure takes the place of a computed or assumed one, line by line."""
+        if not _is_better(charge, old):
+            return []
+        attempt = self._attempt(tx, old.attempt_id)
+        lines = tx.all(
+            "SELECT component, modality, quantity, nanos FROM lines WHERE charge_seq = ? ORDER BY n", (old.seq,)
+        )
+        (results,) = tx.one("SELECT results FROM charges WHERE seq = ?", (old.seq,)) or (0,)
+        back = _bare_charge(
+            old.basis,
+            tuple(Line(c, m, None if q is None else -q, -nanos) for c, m, q, nanos in lines),
+            -int(results),
+        )
+        reason = "the provider's own figure came"
+        alerts = self._post(tx, at_us, attempt, attempt.held, back, attempt.status, attempt.reason, replaces=old.seq)
+        attempt = self._attempt(tx, old.attempt_id)
+        alerts += self._post(
+            tx, at_us, attempt, attempt.held, charge, attempt.status, reason, key=key, direct=old.direct
+        )
+        weak = [one for one in self._booked(tx, attempt.task_uuid) if one.basis in WEAK]
+        if not any(one.attempt_id == attempt.id for one in weak):
+            tx.run("UPDATE attempts SET unconfirmed = NULL WHERE id = ?", (attempt.id,))
+        return alerts
+
+    def _withdraw(self, tx: Tx, at_us: int, task_uuid: str) -> list[Alert]:
+        """The truth came after an operator's word: take back what was booked by hand."""
+        alerts = []
+        for attempt in self._attempts(tx, task_uuid):
+            row = tx.one(
+                "SELECT coalesce(sum(nanos), 0) FROM charges WHERE attempt_id = ? AND basis = 'correction'",
+                (attempt.id,),
+            )
+            if row and row[0]:
+                back, reason = _correction(-row[0]), "the provider's figure came"
+                alerts += self._post(tx, at_us, attempt, attempt.held, back, attempt.status, reason)
+        return alerts
+
+    def release_unknown(
+        self, at_us: int, task_uuid: str, min_age_us: int, reason: str, over: frozenset[int] | None = None
+    ) -> tuple[Alert, ...]:
+        """Release the open attempts of a task that the provider does not know, never a live one.
+
+        An attempt is live while the process that sent it runs, unless its request ended over `min_age_us` ago.
+        `over`: the attempts that were over when the provider was asked; None: judge it now.
+        """
+
+        def op(tx: Tx) -> list[Alert]:
+            alerts = []
+            fates: dict[int, bool | None] = {}
+            for attempt in self._attempts(tx, task_uuid):
+                aged = attempt.ended_us is not None and at_us - attempt.ended_us > min_age_us
+                if not (aged or self._is_lost(tx, attempt, fates)) or not self._is_over(tx, attempt, over, fates):
+                    continue
+                if attempt.status in OPEN:
+                    alerts += self._post(tx, at_us, attempt, 0, None, _freed(attempt), reason)
+                tx.run("UPDATE attempts SET unconfirmed = NULL WHERE id = ? AND unconfirmed = 1", (attempt.id,))
+            return alerts
+
+        return tuple(self._engine.write(op))
+
+    def _is_over(self, tx: Tx, attempt: Attempt, over: frozenset[int] | None, fates: dict[int, bool | None]) -> bool:
+        """True if no request of the attempt is under way, or was when the provider was asked."""
+        if over is not None:
+            return attempt.id in over
+        return attempt.ended_us is not None or self._is_lost(tx, attempt, fates)
+
+    def correct(self, at_us: int, task_uuid: str, charged: int | None, reason: str) -> tuple[Alert, ...]:
+        """An operator's word on a task's open attempts: `charged` nano-USD in all, or None: not billed.
+
+        Recorded as a correction row with its reason. ConfigurationError if nothing of the task is open.
+        """
+
+        def op(tx: Tx) -> list[Alert]:
+            still_open = [a for a in self._attempts(tx, task_uuid) if a.status in OPEN]
+            if not still_open:
+                raise ConfigurationError(f"task {task_uuid}: nothing of it is open in this ledger")
+            alerts = []
+            for n, attempt in enumerate(still_open):
+                charge = None if charged is None or n else _correction(charged)
+                status = "settled" if charge or attempt.seen else "released"
+                alerts += self._post(tx, at_us, attempt, 0, charge, status, reason)
+            return alerts
+
+        return tuple(self._engine.write(op))
+
+
+def _share(attempt: Attempt, seen: int) -> tuple[int, bool]:
+    """What stays held of an attempt's worst case, rounded up, once `seen` of its results are charged.
+
+    And whether any is missing: the worst case may be unknown, and then nothing is held for it.
+    """
+    missing = max(0, attempt.results - seen)
+    return -(-(attempt.upper or 0) * missing // attempt.results), missing > 0
+
+
+def _is_better(charge: Charge, old: Booked) -> bool:
+    return old.basis in WEAK and charge.basis not in WEAK
+
+
+def _correction(nanos: int) -> Charge:
+    return _bare_charge("correction", (Line("correction", "", None, nanos),), 0)
+
+
+def _bare_charge(basis: Basis, lines: tuple[Line, ...], results: int) -> Charge:
+    """A charge by lines alone, without any figure of the provider's."""
+    return Charge(
+        nanos=sum(line.nanos for line in lines),
+        basis=basis,
+        lines=lines,
+        cost_nanos=None,
+        total_nanos=None,
+        computed_nanos=None,
+        price_id=None,
+        prompt_tokens=None,
+        completion_tokens=None,
+        reasoning_tokens=None,
+        cached_tokens=None,
+        cache_reading=None,
+        odd=False,
+        notes=(),
+        raw=None,
+        results=results,
+    )
+
+
+def _freed(attempt: Attempt) -> str:
+    """The status of an attempt whose hold goes back without a further charge."""
+    return "settled" if attempt.seen else "released"

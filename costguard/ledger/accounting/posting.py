@@ -1,0 +1,181 @@
+"""The one place where money moves after admission: journal, lines, roll-ups, attempt and balances."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+
+from costguard.exchange.charging import WEAK, Charge, Line
+from costguard.ledger.accounting.limits import Limits
+from costguard.ledger.accounting.reading import Attempt, marks
+from costguard.ledger.records import Alert, Tx
+
+MEDIA_AGE_US = 90 * 86_400 * 1_000_000
+"""A medium that was not billed for so long is forgotten."""
+
+_MEDIA_KEY = "SELECT value FROM meta WHERE key = 'media_key'"
+
+_CHARGE = (
+    "at_us, attempt_id, kind, held, spent, reason, basis, cost_nanos, total_nanos, computed_nanos, price_id,"
+    " prompt_tokens, completion_tokens, reasoning_tokens, cached_tokens, cache_reading, odd, results, notes, raw,"
+    " result_key, direct, replaces"
+)
+_INSERT_CHARGE = f"INSERT INTO entries ({_CHARGE}) VALUES ({marks(_CHARGE.count(',') + 1)})"
+_NOTHING_BILLED = Line("unitemized", "", 0, 0)
+
+
+class Posting(Limits):
+    """The part of `Ledger` that writes charges and releases."""
+
+    _media_key: bytes | None = None
+
+    def _post(
+        self,
+        tx: Tx,
+        at_us: int,
+        attempt: Attempt,
+        held: int,
+        charge: Charge | None,
+        status: str,
+        reason: str | None,
+        *,
+        ended_us: int | None = None,
+        key: str | None = None,
+        direct: bool = False,
+        replaces: int | None = None,
+        is_first: bool = False,
+    ) -> list[Alert]:
+        """The one place where money moves after admission: journal, charge, attempt, balances.
+
+        `ended_us`: when the attempt's request ended, if this is its end. `key` names the result that is
+        charged, `direct` says that it is the attempt's own response. `replaces`: the charge that this one
+        takes back. `is_first`: the task is known to have no other attempt and no charge yet.
+        """
+        freed = held - attempt.held
+        if charge is None:
+            tx.run(
+                "INSERT INTO entries (at_us, attempt_id, kind, held, spent, reason) VALUES (?,?,'release',?,0,?)",
+                (at_us, attempt.id, freed, reason),
+            )
+        else:
+            figures = (key, int(direct), replaces)
+            self._write_charge(tx, at_us, attempt, freed, charge, figures, reason, is_first=is_first)
+            if '"media": ' in attempt.estimate:
+                self._remember(tx, at_us, attempt, charge)
+        spent, seen = (charge.nanos, charge.results) if charge else (0, 0)
+        tx.run(
+            "UPDATE attempts SET held = ?, charged = charged + ?, seen = seen + ?, status = ?, reason = ?,"
+            " ended_us = coalesce(?, ended_us), unconfirmed = coalesce(?, unconfirmed) WHERE id = ?",
+            (held, spent, seen, status, reason, ended_us, _unconfirmed(charge, replaces), attempt.id),
+        )
+        path, found = self._balances(tx, attempt.project, attempt.at_us)
+        # A window without a balance is summed up from the attempts when it is next looked at.
+        tx.many(
+            "UPDATE balances SET spent = spent + ?, held = held + ? WHERE budget_id = ? AND window_us = ?",
+            [
+                (spent, freed, budget_id, window.start_us)
+                for budget_id, _, window in path.budgets
+                if window and budget_id in found
+            ],
+        )
+        alerts = []
+        for budget_id, budget, window in path.budgets:
+            if spent and window and budget.warn_at and budget_id in found:
+                now_spent = found[budget_id][1] + spent
+                if now_spent * 100 >= budget.warn_at[0] * budget.limit_nanos:
+                    alerts += self._thresholds(tx, at_us, budget_id, budget, window, now_spent)
+        return alerts
+
+    @staticmethod
+    def _write_charge(
+        tx: Tx,
+        at_us: int,
+        attempt: Attempt,
+        freed: int,
+        charge: Charge,
+        figures: tuple[str | None, int, int | None],
+        reason: str | None,
+        *,
+        is_first: bool,
+    ) -> None:
+        seq = tx.insert(
+            _INSERT_CHARGE,
+            "seq",
+            (
+                at_us, attempt.id, "charge", freed, charge.nanos, reason, charge.basis, charge.cost_nanos,
+                charge.total_nanos, charge.computed_nanos, charge.price_id, charge.prompt_tokens,
+                charge.completion_tokens, charge.reasoning_tokens, charge.cached_tokens, charge.cache_reading,
+                int(charge.odd), charge.results, json.dumps(charge.notes) if charge.notes else None, charge.raw,
+                *figures,
+            ),
+        )  # fmt: skip
+        group = (attempt.day, attempt.project, attempt.model)
+        known: set[tuple[str, str]] = set()
+        is_lead = True
+        if not is_first:
+            for component, modality in tx.all(
+                "SELECT l.component, l.modality FROM attempts a JOIN charges c ON c.attempt_id = a.id"
+                " LEFT JOIN lines l ON l.charge_seq = c.seq"
+                " WHERE a.task_uuid = ? AND c.seq <> ? AND a.day = ? AND a.project = ? AND a.model = ?",
+                (attempt.task_uuid, seq, *group),
+            ):
+                is_lead = False
+                # A charge without lines (nothing billed) still counts as a task of its day.
+                known.add((component or "unitemized", modality or ""))
+        tx.many(
+            "INSERT INTO lines VALUES (?,?,?,?,?,?)",
+            [(seq, n, line.component, line.modality, line.quantity, line.nanos) for n, line in enumerate(charge.lines)],
+        )
+        tx.many(
+            "INSERT INTO rollups VALUES (?,?,?,?,?,?,?,?,?,?,?)"
+            " ON CONFLICT (day, project, model, component, modality, basis) DO UPDATE SET"
+            " lead_tasks = lead_tasks + excluded.lead_tasks, tasks = tasks + excluded.tasks,"
+            " results = results + excluded.results, quantity = quantity + excluded.quantity,"
+            " nanos = nanos + excluded.nanos",
+            [
+                (
+                    *group, line.component, line.modality, charge.basis, int(is_lead and n == 0),
+                    int((line.component, line.modality) not in known), charge.results, line.quantity or 0, line.nanos,
+                )
+                for n, line in enumerate(charge.lines or (_NOTHING_BILLED,))
+            ],
+        )  # fmt: skip
+
+    @staticmethod
+    def _remember(tx: Tx, at_us: int, attempt: Attempt, charge: Charge) -> None:
+        """Keep what the task's media were billed as, where the breakdown tells them apart."""
+        if charge.basis != "breakdown" or charge.odd or charge.results < 1:
+            return
+        tokens: Counter[str] = Counter()
+        for line in charge.lines:
+            if line.component in ("prompt", "cache"):
+                if line.quantity is None or not line.modality:
+                    return
+                tokens[line.modality] += line.quantity
+        for digest, billed in json.loads(attempt.estimate)["media"].items():
+            counts = {m: -(-sum(tokens[name] for name in names) // charge.results) for m, names in billed.items()}
+            if any(counts.values()):
+                tx.run(
+                    "INSERT INTO media (digest, at_us, counts) VALUES (?,?,?) ON CONFLICT (digest)"
+                    " DO UPDATE SET at_us = excluded.at_us, counts = excluded.counts",
+                    (digest, at_us, json.dumps(counts)),
+                )
+        tx.run("DELETE FROM media WHERE at_us < ?", (at_us - MEDIA_AGE_US,))
+
+    def media_key(self) -> bytes:
+        """The key of this ledger's media digests, made when it is first asked for."""
+        if self._media_key is None:
+
+            def make(tx: Tx) -> str:
+                tx.run("INSERT INTO meta VALUES ('media_key', ?) ON CONFLICT DO NOTHING", (os.urandom(32).hex(),))
+                return str((tx.one(_MEDIA_KEY) or ("",))[0])
+
+            found = self._engine.read(lambda tx: tx.one(_MEDIA_KEY))
+            self._media_key = bytes.fromhex(found[0] if found else self._engine.write(make))
+        return self._media_key
+
+
+def _unconfirmed(charge: Charge | None, replaces: int | None) -> int | None:
+    """1 for a charge that is not the provider's own figure, which it may still tell."""
+    return 1 if charge is not None and charge.basis in WEAK and replaces is None else None

@@ -1,0 +1,1 @@
+"""The databases that a ledger can live in, one file each."""

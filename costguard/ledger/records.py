@@ -1,0 +1,285 @@
+"""The durable record: who held what, what was billed, and what every budget has left.
+
+`Ledger` (in `book.py`) is the accounting, written once in portable SQL; an `Engine` gives it
+transactions. Another database is another engine, not another accounting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from costguard.budgets import Budget, Window
+from costguard.exchange.charging import Charge
+
+T = TypeVar("T")
+
+
+class Tx(Protocol):
+    """One open transaction of an engine. SQL uses `?` parameters and returns plain tuples."""
+
+    for_update: str
+
+    def all(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Every row."""
+
+    def one(self, sql: str, parameters: Sequence[object] = ()) -> tuple[Any, ...] | None:
+        """The first row, or None."""
+
+    def each(self, sql: str, parameters: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:
+        """The rows, one by one."""
+
+    def insert(self, sql: str, key: str, parameters: Sequence[object]) -> int:
+        """An `INSERT` of one row; returns the number that the engine gave to its column `key`."""
+
+    def run(self, sql: str, parameters: Sequence[object] = ()) -> None:
+        """A statement without rows."""
+
+    def many(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
+        """One statement for each of `rows`."""
+
+    def damage(self) -> str | None:
+        """What the database itself finds wrong with its storage, None if it is sound."""
+
+
+class Engine(Protocol):
+    """A database that runs transactions: all or nothing, and writers as if one after the other.
+
+    Raises LedgerError, never a driver's own error. Safe to use from many threads and after forks.
+    """
+
+    def write(self, op: Callable[[Any], T]) -> T:
+        """Run `op(tx)` in a transaction, durable once this returns; rolled back if `op` raises."""
+
+    def read(self, op: Callable[[Any], T]) -> T:
+        """Run `op(tx)` on one consistent snapshot."""
+
+    @property
+    def is_closed(self) -> bool:
+        """True once `close` was called."""
+
+    @property
+    def is_in_place(self) -> bool:
+        """True if the storage that was opened is still what its name leads to."""
+
+    def close(self) -> None:
+        """Release everything; later use is a LedgerError."""
+
+
+class NewAttempt(NamedTuple):
+    """A task that asks to be sent: one more possible bill. Amounts are nano-USD for all results."""
+
+    task_uuid: str
+    task_type: str
+    model: str
+    """The model's AIR, or what the caller wrote if no price file names it, or the task type."""
+    delivery: str
+    results: int
+    upper: int | None
+    """Worst case; None if unknown (then a ceiling is looked up)."""
+    expected: int | None
+    price_id: str | None
+    estimate: str
+    """JSON: tokens by modality, expected and upper."""
+    tags: str
+    """JSON object of the caller's tags."""
+    ceiling_names: tuple[str, ...] = ()
+    """Where a ceiling may be set for it, nearest first."""
+    unpriced: str | None = None
+    """Why `upper` is unknown."""
+    clamped_from: int | None = None
+    """The `maxTokens` the caller asked for, if a budget lowered it."""
+    host: str = ""
+    """Where it is sent: only there is it asked for by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """A budget's threshold was passed, or (`percent` None) a window's first call was refused."""
+
+    budget: Budget
+    window: Window
+    percent: int | None
+    spent_nanos: int
+
+    def __str__(self) -> str:
+        what = "refused a call" if self.percent is None else f"passed {self.percent} %"
+        from costguard.money import to_text
+
+        return (
+            f"budget {self.budget} {what}: {to_text(self.spent_nanos)} of {to_text(self.budget.limit_nanos)} USD spent"
+        )
+
+
+class Admitted(NamedTuple):
+    """The attempts are held, in the order they were asked for."""
+
+    attempt_ids: tuple[int, ...]
+    uppers: tuple[int | None, ...]
+    over: tuple[Budget, ...] = ()
+    """Hard budgets that did not fit but were not enforced (mode `observe`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Nothing was held: `budget` is the one with the least remaining of those that did not fit."""
+
+    budget: Budget
+    window: Window | None
+    requested: int
+    remaining: int
+    unresolved: int
+    """The part of `held` whose outcome is unknown."""
+    held: int
+
+    @property
+    def busy(self) -> bool:
+        """True if the call would fit should all held money come back."""
+        return self.requested <= self.remaining + self.held and self.budget.limit_nanos > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Unpriced:
+    """Nothing was held: `attempt` has no known worst case and `budget` is hard."""
+
+    attempt: NewAttempt
+    budget: Budget
+
+
+class Settle(NamedTuple):
+    """A result in the attempt's own response: charge it. With `keep_rest` the unseen results stay held.
+
+    A response with several results is as many of these, one after the other; the last one's `keep_rest` counts.
+    """
+
+    attempt_id: int
+    charge: Charge
+    key: str = ""
+    """The result's names, see `results`."""
+    keep_rest: bool = False
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Surely not billed: the hold goes back."""
+
+    attempt_id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Sent, outcome unknown: stays held until the truth is known."""
+
+    attempt_id: int
+    reason: str
+    evidence: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """The provider took the task and answers later: it stays held, but no request is under way."""
+
+    attempt_id: int
+
+
+Ending = Settle | Release | Doubt | Accept
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What came back of a task by another road than its own response."""
+
+    task_uuid: str
+    results: tuple[tuple[str, Charge | None], ...] = ()
+    """Each result's key, and its charge unless none can be told."""
+    whole: bool = False
+    """`results` are all that the provider has on record for the task."""
+    settled_all: bool = False
+    """No further result is to come: attempts with some results are settled."""
+    over: frozenset[int] | None = None
+    """The attempts that may be settled or released so: those without a request under way when the provider was
+    asked; None: those without one now."""
+    release: str | None = None
+    """With `settled_all`: why attempts without any result are released, None to leave them."""
+    reason: str | None = None
+
+
+class Balance(NamedTuple):
+    """A budget's window: nano-USD spent, held and remaining (may be negative after an overrun)."""
+
+    budget: Budget
+    window: Window
+    spent: int
+    held: int
+
+    @property
+    def remaining(self) -> int:
+        """`limit − spent − held` in nano-USD."""
+        return self.budget.limit_nanos - self.spent - self.held
+
+
+class TaskRow(NamedTuple):
+    """A task with all its attempts, as reports show it. Amounts in nano-USD."""
+
+    task_uuid: str
+    project: str
+    model: str
+    task_type: str
+    delivery: str
+    status: str
+    """`held`, `settled`, `released` or `unresolved`."""
+    held: int
+    charged: int
+    basis: str | None
+    expected: int | None
+    upper: int | None
+    attempts: int
+    at_us: int
+    day: str
+    reason: str | None
+    odd: bool
+    tags: str
+    clamped_from: int | None
+
+
+class UsageRow(NamedTuple):
+    """One group of a report: its keys, distinct tasks, tokens and nano-USD."""
+
+    keys: tuple[str, ...]
+    tasks: int
+    tokens: int
+    nanos: int
+
+
+class Settled(NamedTuple):
+    """An attempt that is settled: what it was estimated at, and what the provider billed for it."""
+
+    model: str
+    results: int
+    """Results it asked for."""
+    seen: int
+    """Results that were charged."""
+    expected: int | None
+    upper: int | None
+    """nano-USD for all results asked for."""
+    estimate: str
+    """JSON: tokens of one result by modality, expected and upper."""
+    nanos: int
+    tokens: dict[str, int] | None
+    """Billed tokens by modality and for `completion`; None where a charge does not itemize them."""
+
+
+class Verification(NamedTuple):
+    """What `verify` found: `difference` names the first broken promise, None if all hold."""
+
+    difference: str | None
+    checked: dict[str, int]
+    """How many rows each promise was recomputed from."""
+
+    @property
+    def ok(self) -> bool:
+        """True if every promise holds."""
+        return self.difference is None

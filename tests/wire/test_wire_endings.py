@@ -1,0 +1,266 @@
+"""How each task of a request ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from wires import OTHER, UUID, encoded, junk, response, result, text_task
+
+from costguard.errors import InvalidRequest
+from costguard.wire.runware.answers import Envelope, parse_response
+from costguard.wire.runware.endings import Ack, Doubt, Ending, Refused, Success, judge, outcomes
+from costguard.wire.runware.requests import Task, parse_request
+
+
+def tasks(*raw: dict[str, Any]) -> tuple[Task, ...]:
+    return parse_request(encoded(list(raw))).tasks
+
+
+def ending(status: int, envelope: Envelope | None, **task: Any) -> Ending:
+    return judge(tasks(text_task(**task)), status, envelope).endings[UUID]
+
+
+ERROR = {"code": "contentBlocked", "message": "your prompt said…", "taskUUID": UUID}
+DOUBTFUL = {"code": "timeoutProvider", "message": "your prompt said…", "taskUUID": UUID}
+UNNAMED = {"code": "invalidInput", "message": ""}
+POLL = {"taskType": "getResponse", "taskUUID": OTHER}
+
+
+def test_a_result_is_a_success() -> None:
+    envelope = response(result())
+    assert ending(200, envelope) == Success(envelope.items)
+
+
+def test_a_result_without_a_figure_is_a_success_too() -> None:
+    envelope = response({"taskUUID": UUID, "text": "hello"})
+    assert ending(200, envelope) == Success(envelope.items)
+
+
+@pytest.mark.parametrize("status", [300, 302, 399, 400, 401, 402, 403, 404, 405, 413, 415, 422, 429])
+def test_a_status_that_refuses_releases(status: int) -> None:
+    assert ending(status, None) == Refused(f"http {status}")
+    assert ending(status, response(errors=[ERROR])) == Refused(f"http {status} contentBlocked")
+
+
+@pytest.mark.parametrize(
+    "status", [100, 199, 406, 407, 408, 409, 410, 418, 425, 451, 499, 500, 502, 503, 504, 599, 700]
+)
+def test_any_other_status_is_in_doubt_even_with_an_error_for_the_task(status: int) -> None:
+    assert ending(status, None) == Doubt(f"http {status}")
+    assert ending(status, response(errors=[ERROR])) == Doubt(f"http {status} contentBlocked")
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+@pytest.mark.parametrize("task_uuid", [UUID, ""])
+def test_a_doubtful_error_of_the_task_or_of_nobody_leaves_doubt(status: int, task_uuid: str) -> None:
+    envelope = response(errors=[{**DOUBTFUL, "taskUUID": task_uuid}])
+    assert isinstance(ending(status, envelope), Doubt)
+
+
+def test_a_doubtful_error_of_another_task_does_not_touch_this_one() -> None:
+    envelope = response(errors=[{**DOUBTFUL, "taskUUID": OTHER}])
+    assert isinstance(ending(400, envelope), Refused)
+
+
+def test_an_error_for_the_task_in_a_2xx_releases() -> None:
+    assert ending(200, response(errors=[ERROR])) == Refused("error contentBlocked")
+
+
+def test_an_unreadable_2xx_is_in_doubt() -> None:
+    assert ending(200, None) == Doubt("http 200 unreadable response")
+    assert ending(204, parse_response(b"")) == Doubt("http 204 unreadable response")
+
+
+def test_a_task_that_a_2xx_does_not_mention_is_in_doubt() -> None:
+    assert ending(200, response(result(OTHER))) == Doubt("http 200 task not mentioned")
+
+
+def test_data_and_errors_are_scoped_to_their_tasks() -> None:
+    found = judge(
+        tasks(text_task(), text_task(OTHER)), 200, response(result(), errors=[{**ERROR, "taskUUID": OTHER}])
+    ).endings
+    assert isinstance(found[UUID], Success)
+    assert isinstance(found[OTHER], Refused)
+
+
+@pytest.mark.parametrize("status", [302, 400, 429, 408, 500, 504])
+def test_items_beside_an_error_status_settle_first(status: int) -> None:
+    envelope = response(result(), errors=[ERROR])
+    assert ending(status, envelope) == Success(envelope.items)
+
+
+def test_an_unnamed_error_concerns_the_only_task_not_mentioned() -> None:
+    pair = tasks(text_task(), text_task(OTHER))
+    assert judge(pair, 200, response(result(), errors=[UNNAMED])).endings[OTHER] == Refused("error invalidInput")
+    both = judge(pair, 200, response(errors=[UNNAMED])).endings
+    assert {type(found) for found in both.values()} == {Doubt}
+
+
+def test_an_unnamed_error_may_concern_a_poll_in_the_same_post() -> None:
+    found = judge(tasks(text_task(), POLL), 200, response(errors=[UNNAMED]))
+    assert isinstance(found.endings[UUID], Doubt)
+    assert found.others == {}
+
+
+def test_an_authentication_element_is_nobody_an_error_could_concern() -> None:
+    found = judge(tasks({"taskType": "authentication", "apiKey": "k"}, text_task()), 200, response(errors=[UNNAMED]))
+    assert found.endings == {UUID: Refused("error invalidInput")}
+
+
+def test_unnamed_items_concern_the_only_task_not_mentioned() -> None:
+    pair = tasks(text_task(), text_task(OTHER))
+    envelope = response(result(), result(""))
+    assert judge(pair, 200, envelope).endings[OTHER] == Success(envelope.items[1:])
+    assert {type(e) for e in judge(pair, 200, response(result(""))).endings.values()} == {Doubt}
+
+
+@pytest.mark.parametrize("how", [{"deliveryMethod": "async"}, {"webhookURL": "https://x"}])
+@pytest.mark.parametrize("status", [200, 202, 400, 500])
+def test_an_acknowledgement_keeps_the_hold(how: dict[str, Any], status: int) -> None:
+    assert ending(status, response({"taskType": "textInference", "taskUUID": UUID}), **how) == Ack()
+
+
+def test_processing_is_an_acknowledgement_for_any_delivery() -> None:
+    assert ending(200, response(result(status="processing"))) == Ack()
+
+
+def test_a_sync_item_that_says_nothing_is_in_doubt_unless_it_says_success() -> None:
+    assert ending(200, response({"taskUUID": UUID})) == Doubt("http 200 item without a result")
+    assert isinstance(ending(200, response({"taskUUID": UUID, "status": "success"})), Success)
+
+
+def test_fewer_results_than_asked_are_a_success_that_says_so() -> None:
+    envelope = response(result(seed=1), result(seed=2))
+    assert ending(200, envelope, numberResults=3) == Success(envelope.items, False, "2 of 3 results")
+    refused = response(result(seed=1), errors=[ERROR])
+    assert ending(200, refused, numberResults=3) == Success(refused.items, False, "1 of 3 results")
+
+
+@pytest.mark.parametrize(
+    ("status", "errors"),
+    [(200, [DOUBTFUL]), (200, [{**DOUBTFUL, "taskUUID": ""}]), (400, [DOUBTFUL]), (500, []), (408, [ERROR])],
+)
+def test_a_doubt_about_the_missing_results_keeps_the_rest_of_the_hold(status: int, errors: list[Any]) -> None:
+    found = ending(status, response(result(), errors=errors), numberResults=3)
+    assert isinstance(found, Success)
+    assert found.partial
+    assert found.reason.startswith("1 of 3 results")
+    complete = ending(status, response(result(), errors=errors))
+    assert isinstance(complete, Success)
+    assert not complete.partial
+
+
+def test_a_sibling_still_processing_keeps_the_rest_of_the_hold() -> None:
+    found = ending(200, response(result(), {"taskUUID": UUID, "status": "processing"}), numberResults=2)
+    assert isinstance(found, Success)
+    assert found.partial
+    assert len(found.items) == 1
+
+
+def test_a_poll_brings_the_outcomes_of_other_tasks() -> None:
+    envelope = response(
+        result(OTHER), {"taskUUID": "third", "status": "processing"}, errors=[{**ERROR, "taskUUID": "4th"}]
+    )
+    found = judge(tasks(POLL), 200, envelope)
+    assert found.endings == {}
+    assert found.others == {
+        OTHER: Success(envelope.items[:1]),
+        "third": Ack(),
+        "4th": Refused("error contentBlocked"),
+    }
+
+
+def test_a_poll_with_results_so_far_keeps_the_rest_of_the_hold() -> None:
+    envelope = response(result(OTHER), {"taskUUID": OTHER, "status": "processing"})
+    assert judge(tasks(POLL), 200, envelope).others == {
+        OTHER: Success(envelope.items[:1], True, "more results under way")
+    }
+
+
+def test_a_polls_unnamed_item_belongs_to_the_one_task_polled() -> None:
+    envelope = response(result(""))
+    assert judge(tasks(POLL), 200, envelope).others == {OTHER: Success(envelope.items)}
+
+
+def test_an_unnamed_item_beside_a_free_task_without_a_name_is_nobodys() -> None:
+    assert judge(tasks({"taskType": "getResponse"}), 200, response(result(""))).others == {}
+
+
+def test_results_beside_a_doubtful_error_keep_the_rest_of_the_hold() -> None:
+    envelope = response(result(), errors=[DOUBTFUL])
+    assert outcomes(envelope) == {UUID: Success(envelope.items, True, "error timeoutProvider")}
+
+
+def test_a_doubtful_outcome_of_a_poll_is_in_doubt() -> None:
+    assert judge(tasks(POLL), 200, response(errors=[{**DOUBTFUL, "taskUUID": OTHER}])).others == {
+        OTHER: Doubt("error timeoutProvider")
+    }
+
+
+@pytest.mark.parametrize("status", [400, 404, 429, 500])
+def test_a_poll_that_fails_says_nothing_of_its_task(status: int) -> None:
+    assert judge(tasks(POLL), status, response(errors=[{**ERROR, "taskUUID": OTHER}])).others == {}
+    with_item = judge(tasks(POLL), status, response(result(OTHER))).others
+    assert isinstance(with_item[OTHER], Success)
+
+
+def test_an_error_of_the_question_does_not_release_the_task() -> None:
+    error = {**ERROR, "taskUUID": OTHER, "taskType": "getResponse"}
+    assert isinstance(judge(tasks(POLL), 200, response(errors=[error])).others[OTHER], Doubt)
+
+
+def test_answers_to_free_tasks_are_no_outcomes() -> None:
+    asked = tasks({"taskType": "modelSearch", "taskUUID": OTHER})
+    assert judge(asked, 200, response({"taskType": "modelSearch", "taskUUID": OTHER, "results": []})).others == {}
+
+
+def test_outcomes_of_a_webhook_are_read_without_a_request() -> None:
+    envelope = response(result(), result(""), errors=[{**ERROR, "taskUUID": OTHER}, UNNAMED])
+    assert outcomes(envelope) == {UUID: Success(envelope.items[:1]), OTHER: Refused("error contentBlocked")}
+
+
+def test_no_reason_quotes_a_message() -> None:
+    for status in (200, 400, 500):
+        for error in (ERROR, DOUBTFUL):
+            found = ending(status, response(errors=[error]))
+            assert isinstance(found, (Refused, Doubt))
+            assert "prompt" not in found.reason
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["textInference", "imageInference", "getResponse"]), st.sampled_from([UUID, OTHER, ""])
+        ),
+        min_size=1,
+        max_size=3,
+        unique=True,
+    ),
+    st.integers(100, 600),
+    st.none() | st.lists(junk, max_size=4).map(lambda data: {"data": data}) | junk,
+    junk,
+    st.integers(1, 3),
+)
+def test_every_billable_task_gets_exactly_one_ending(
+    asked: list[tuple[str, str]], status: int, found: Any, errors: Any, results: int
+) -> None:
+    raw = [{"taskType": kind, "taskUUID": name, "numberResults": results} for kind, name in asked]
+    try:
+        request = parse_request(encoded(raw))
+    except InvalidRequest:
+        return  # two billable tasks of one name
+    body = {**found, "errors": errors} if isinstance(found, dict) else found
+    envelope = None if found is None else parse_response(encoded(body))
+    judgement = judge(request.tasks, status, envelope)
+    assert set(judgement.endings) == {task.uuid for task in request.tasks if task.billable}
+    assert not set(judgement.endings) & set(judgement.others)
+    assert "" not in judgement.others
+    for end in (*judgement.endings.values(), *judgement.others.values()):
+        assert isinstance(end, (Success, Ack, Refused, Doubt))
+        if isinstance(end, Success):
+            assert end.items
+        if isinstance(end, Refused):
+            assert status in range(200, 406) or status in (413, 415, 422, 429)

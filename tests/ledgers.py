@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from costguard.budgets import to_us
-from costguard.exchange.charging import Charge, Line
 from costguard.ledger.accounting.book import Ledger
+from costguard.ledger.charges import Charge, Line
 from costguard.ledger.engines.sqlite import SqliteEngine
 from costguard.ledger.records import Admitted, NewAttempt
 

@@ -14,7 +14,7 @@ from costguard.cli.app import MEDIA_MAX, PROJECT, Session, format_option, pass_s
 if TYPE_CHECKING:
     from costguard.estimating.estimate import Estimate
     from costguard.estimating.media import MediaMax
-    from costguard.wire.runware.requests import Task
+    from costguard.tasks import Task
 
 
 @click.command(short_help="Estimate a request body before it is sent.")

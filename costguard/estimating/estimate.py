@@ -3,44 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from costguard import money
 from costguard.errors import ConfigurationError
 from costguard.estimating import tokens
-from costguard.estimating.media import KINDS, MODALITIES, Count, MediaCount, MediaMax, Recalled, Reference, count_media
+from costguard.estimating.media import Count, MediaCount, MediaMax, Recalled, Reference, count_media
+from costguard.modalities import MODALITIES
 from costguard.prices.book import PriceBook
 from costguard.prices.price import ModelPrices, Price
-from costguard.wire.runware.requests import Task
+from costguard.tasks import Prompt, Task
 
 TEXT_INFERENCE = "textInference"
-
-COMPLETION_DEFAULT = 4096
-"""Runware's `settings.maxTokens` when absent, as its model pages document."""
+"""The task type of text generation, in price files and in the ledger, whatever a dialect calls it."""
 
 _NOTHING = dict.fromkeys(MODALITIES, Count(0, 0))
 _NO_MEDIA = MediaCount(_NOTHING, (), {})
-_NOT_PROMPT = frozenset(
-    [
-        "taskType",
-        "taskUUID",
-        "model",
-        "seed",
-        "deliveryMethod",
-        "includeCost",
-        "includeUsage",
-        "numberResults",
-        "webhookURL",
-        "settings",
-        "messages",
-        "inputs",
-        *KINDS,
-    ]
-)
-_SETTINGS_NOT_PROMPT = frozenset(["temperature", "topP", "maxTokens", "stopSequences", "thinkingLevel", "systemPrompt"])
 
 
 class Estimate(NamedTuple):
@@ -121,17 +102,17 @@ def estimate(
         prompt: Mapping[str, Count] = _NOTHING
         completion = Count(0, 0)
         if task.task_type == TEXT_INFERENCE:
-            prompt = {**_NOTHING, "TEXT": _count_text(task.raw, exact=False)}
-            completion = Count(*(task.max_tokens or COMPLETION_DEFAULT,) * 2)
+            prompt = {**_NOTHING, "TEXT": _count_text(task.prompt.texts, exact=False)}
+            completion = Count(*(task.max_tokens or task.default_tokens,) * 2)
         return Estimate(name, task.results, prompt, completion, False, None, None, None, reason, (), 0, 0)
-    prompt, media = _prompt(task.raw, known, media_max, recalled)
+    prompt, media = _prompt(task.prompt, known, media_max, recalled)
     allowed = task.max_tokens if task.max_tokens is not None else known.completion_default
     completion = Count(allowed if mean_completion is None else min(mean_completion, allowed), allowed)
     price = unpriced = expected = upper = None
     fees = 0
     try:
         price = known.at(at_us)
-        fees = _fees(task.raw, price)
+        fees = _fees(task.prompt.features, price)
         expected, upper = _cost(price, prompt, completion, known.context_tokens)
     except ConfigurationError as error:
         unpriced = str(error)
@@ -162,86 +143,34 @@ def _cost(price: Price, prompt: Mapping[str, Count], completion: Count, context_
 
 
 def _prompt(
-    raw: Mapping[str, Any],
+    prompt: Prompt,
     known: ModelPrices,
     media_max: MediaMax,
     recalled: Mapping[Reference, Recalled] | None,
 ) -> tuple[Mapping[str, Count], MediaCount]:
-    text_count = _count_text(raw, exact=known.tokenizer == "gemma4")
-    inputs = _inputs(raw)
-    if not inputs:
+    text_count = _count_text(prompt.texts, exact=known.tokenizer == "gemma4")
+    if not prompt.media:
         return {**_NOTHING, "TEXT": text_count}, _NO_MEDIA
-    media = count_media(inputs, known.media, media_max, known.context_tokens, recalled)
+    media = count_media(prompt.media, known.media, media_max, known.context_tokens, recalled)
     return {**media.counts, "TEXT": text_count}, media
 
 
-def _count_text(raw: Mapping[str, Any], *, exact: bool) -> Count:
+def _count_text(texts: Sequence[str], *, exact: bool) -> Count:
     """TEXT tokens; without the model's own vocabulary (`exact`) only bytes are a bound."""
-    size = expected = messages = 0
-    for text in _texts(raw):
+    size = expected = 0
+    for text in texts:
         size += len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
         expected += tokens.count(text)
-        messages += 1
-    return Count(min(expected, size), tokens.text_upper(size, expected, messages) if exact else size)
+    likely = min(expected, size)
+    return Count(likely, tokens.text_upper(size, likely if exact else size, len(texts)))
 
 
-def _inputs(raw: Mapping[str, Any]) -> object:
-    """The task's media, also where the wire does not document them: at the top, or as parts of a message."""
-    inputs = raw.get("inputs")
-    stray: dict[str, Any] = {kind: raw[kind] for kind in KINDS if raw.get(kind)}
-    messages = raw.get("messages")
-    for message in messages if isinstance(messages, list) else ():
-        content = message.get("content") if isinstance(message, Mapping) else None
-        if isinstance(content, list):
-            parts = [part for part in content if isinstance(part, Mapping) and part.get("type", "text") != "text"]
-            if parts:
-                stray.setdefault("messages.content", []).extend(parts)
-    if not stray:
-        return inputs
-    for kind, media in (inputs if isinstance(inputs, Mapping) else {"": inputs}).items():
-        stray[kind] = [stray[kind], media] if kind in stray else media
-    return stray
-
-
-def _texts(raw: Mapping[str, Any]) -> Iterator[str]:
-    """Every text the model reads: system prompt, messages, and the JSON of tools and unknown fields."""
-    settings = raw.get("settings")
-    if isinstance(settings, Mapping):
-        system = settings.get("systemPrompt")
-        if system is not None:
-            yield _text(system)
-        for key, value in settings.items():
-            if key not in _SETTINGS_NOT_PROMPT and isinstance(value, (str, list, dict)):
-                yield _text(value)
-    elif settings is not None:
-        yield _text(settings)
-    messages = raw.get("messages")
-    for message in messages if isinstance(messages, list) else ([] if messages is None else [messages]):
-        if not isinstance(message, Mapping):
-            yield _text(message)
-            continue
-        for key, value in message.items():
-            if key == "content" or (key != "role" and isinstance(value, (str, list, dict))):
-                yield _text(value)
-    for key, value in raw.items():
-        if key not in _NOT_PROMPT and isinstance(value, (str, list, dict)):
-            yield _text(value)
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _fees(raw: Mapping[str, Any], price: Price) -> int:
+def _fees(features: Sequence[str], price: Price) -> int:
     """Worst case of the features a task may use, nano-USD per result; unpriced ones raise."""
     total = 0
-    tools = raw.get("tools")
-    for tool in tools if isinstance(tools, list) else [tools] if tools else []:
-        kind = tool.get("type") if isinstance(tool, Mapping) else None
-        if kind == "function":
-            continue
-        fee = price.fee(str(kind))
+    for name in features:
+        fee = price.fee(name)
         if fee is None:
-            raise ConfigurationError(f"no fee is known for the tool {kind!r} in price {price.id}")
+            raise ConfigurationError(f"no fee is known for the tool {name!r} in price {price.id}")
         total += fee.nanos_per_unit * fee.max_per_request
     return total

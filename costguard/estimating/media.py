@@ -16,13 +16,8 @@ from decimal import ROUND_CEILING, Decimal, InvalidOperation
 from typing import NamedTuple
 
 from costguard.errors import ConfigurationError
+from costguard.modalities import MODALITIES
 from costguard.prices.price import MediaTokens
-
-KINDS = ("images", "audios", "videos", "documents")
-"""The kinds of media that `inputs` may list."""
-
-MODALITIES = ("TEXT", "IMAGE", "AUDIO", "VIDEO", "DOCUMENT")
-"""The prompt modalities of an estimate, in the order they are shown."""
 
 _LENGTH_MAX = Decimal(10**7)
 

@@ -24,7 +24,8 @@ from costguard.ledger.accounting.reading import over_by_task
 from costguard.ledger.records import Admitted, Alert, NewAttempt, Refused, Unpriced
 from costguard.prices.book import PriceBook
 from costguard.projects import ancestors, parse_project, parse_tags
-from costguard.wire.runware.requests import Request, Task, details_request, looks_guarded, parse_request, set_max_tokens
+from costguard.tasks import Task
+from costguard.wire.runware.requests import Request, details_request, looks_guarded, parse_request, set_max_tokens
 
 OBSERVE = "observe"
 OFF = "off"
@@ -180,7 +181,7 @@ class Gate:
         """Estimate `task` as it would be admitted now."""
         known = self.prices.find(task.model) if task.model else None
         mean = self._history.mean(options.project, known.model, at_us) if known else None
-        recalled = self._recall(known.model, task.raw["inputs"]) if known and task.raw.get("inputs") else None
+        recalled = self._recall(known.model, task.prompt.media) if known and task.prompt.media else None
         return estimate(task, self.prices, at_us, options.media_max, mean, recalled)
 
     def _recall(self, model: str, inputs: object) -> dict[Reference, Recalled] | None:
@@ -308,10 +309,7 @@ class Entry:
                     raise _exceeded(answer, self._options.project, self._estimates)
 
     def _estimate(self, task: Task, at_us: int) -> Estimate:
-        try:
-            return self._gate.estimate(task, at_us, self._options)
-        except RecursionError:
-            raise InvalidRequest(f"task {task.uuid}: it is nested too deeply to be read; nothing was sent") from None
+        return self._gate.estimate(task, at_us, self._options)
 
     def _new_attempts(self) -> list[NewAttempt]:
         tags = json.dumps(self._options.tags) if self._options.tags else "{}"

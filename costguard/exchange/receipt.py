@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from costguard import money
-from costguard.exchange.charging import Basis
+from costguard.ledger.charges import Basis
 
 
 @dataclass(slots=True)

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from costguard.errors import ConfigurationError, LedgerError
-from costguard.exchange.charging import Charge, charge_each, weakest
+from costguard.exchange.charging import charge_each
 from costguard.exchange.gate import Admission, Held
 from costguard.ledger.accounting.book import Ledger
 from costguard.ledger.accounting.endings import OPEN
 from costguard.ledger.accounting.reading import Attempt
 from costguard.ledger.accounting.results import result_key
+from costguard.ledger.charges import Charge, weakest
 from costguard.ledger.records import Accept, Alert, Doubt, Ending, Observation, Release, Settle
 from costguard.prices.book import PriceBook
 from costguard.prices.price import Price

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from costguard.budgets import Budget, Window
-from costguard.exchange.charging import Charge
+from costguard.ledger.charges import Charge
 
 T = TypeVar("T")
 

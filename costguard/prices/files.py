@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from costguard.errors import ConfigurationError, PriceFileError
+from costguard.modalities import MODALITIES
 from costguard.money import parse_usd
 from costguard.prices.price import COUNT_MAX, FeatureFee, MediaTokens, ModelPrices, Price, Tier, to_epoch_us
-
-MODALITIES = ("TEXT", "IMAGE", "AUDIO", "VIDEO", "DOCUMENT")
-"""The modalities a price file may name."""
 
 TOKENIZERS = ("gemma4", "none")
 """The tokenizers a price file may name; "none" bounds a text by its UTF-8 bytes."""

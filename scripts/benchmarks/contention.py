@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from costguard.budgets import make_budget
-from costguard.exchange.charging import Charge, Line
 from costguard.ledger.accounting.book import Ledger
+from costguard.ledger.charges import Charge, Line
 from costguard.ledger.engines.sqlite import SqliteEngine
 from costguard.ledger.records import NewAttempt, Refused, Settle
 from costguard.money import to_usd

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costguard.errors import ConfigurationError
-from costguard.estimating.media import MODALITIES, Count, MediaMax, count_media, parse_media_max
+from costguard.estimating.media import Count, MediaMax, count_media, parse_media_max
+from costguard.modalities import MODALITIES
 from costguard.prices.price import MediaTokens
 
 GEMINI = MediaTokens(

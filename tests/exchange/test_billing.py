@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costguard.exchange.charging import RAW_CHARS_MAX, Charge, Figures, Line, charge_each
+from costguard.exchange.charging import RAW_CHARS_MAX, Figures, charge_each
+from costguard.ledger.charges import Charge, Line
 from costguard.money import to_text
 from costguard.prices.price import FeatureFee, Price, Tier
 

@@ -11,8 +11,8 @@ from ledgers import DAY_US, HOUR_US, NOW_US, a_charge, an_attempt, balance, hold
 
 from costguard.budgets import make_budget, to_us, window_at
 from costguard.errors import ConfigurationError, LedgerError
-from costguard.exchange.charging import Line
 from costguard.ledger.accounting.book import Ledger
+from costguard.ledger.charges import Line
 from costguard.ledger.records import Accept, Admitted, Doubt, Observation, Refused, Release, Settle, Unpriced
 
 USD = 10**9

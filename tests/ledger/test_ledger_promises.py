@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from ledgers import DAY_US, HOUR_US, NOW_US, a_charge, an_attempt, hold, open_ledger
 
 from costguard.budgets import PERIODS, Budget, day_of, make_budget, thresholds_crossed, to_us, window_at
-from costguard.exchange.charging import Line
+from costguard.ledger.charges import Line
 from costguard.ledger.records import (
     Accept,
     Admitted,

@@ -17,9 +17,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from costguard.errors import ConfigurationError, PriceFileError
+from costguard.modalities import MODALITIES
 from costguard.prices import price as prices_module
 from costguard.prices.book import PriceBook
-from costguard.prices.files import MODALITIES, shipped_folder
+from costguard.prices.files import shipped_folder
 from costguard.prices.price import COUNT_MAX, MediaTokens, ModelPrices, Price, PricedCost, Tier
 
 PRO = "google:gemini@3.1-pro"

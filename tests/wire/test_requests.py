@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from wires import OTHER, UUID, encoded, ready, text_task
 
 from costguard.errors import InvalidRequest
+from costguard.tasks import Task
 from costguard.wire.runware.requests import (
     FREE_TASK_TYPES,
     MAX_TOKENS_MAX,
     NotTasks,
-    Task,
     from_dict,
     looks_guarded,
     parse_request,

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from wires import OTHER, UUID, encoded, junk, response, result, text_task
 
 from costguard.errors import InvalidRequest
+from costguard.tasks import Task
 from costguard.wire.runware.answers import Envelope, parse_response
 from costguard.wire.runware.endings import Ack, Doubt, Ending, Refused, Success, judge, outcomes
-from costguard.wire.runware.requests import Task, parse_request
+from costguard.wire.runware.requests import parse_request
 
 
 def tasks(*raw: dict[str, Any]) -> tuple[Task, ...]:

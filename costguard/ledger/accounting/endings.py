@@ -8,10 +8,10 @@ from itertools import groupby
 from operator import attrgetter
 
 from costguard.errors import ConfigurationError
-from costguard.exchange.charging import WEAK, Basis, Charge, Line
 from costguard.ledger.accounting.posting import Posting
 from costguard.ledger.accounting.reading import ATTEMPT, Attempt
 from costguard.ledger.accounting.results import Booked, same_results
+from costguard.ledger.charges import WEAK, Basis, Charge, Line
 from costguard.ledger.records import Accept, Alert, Doubt, Ending, Observation, Release, Settle, Tx
 
 OPEN = ("held", "unresolved")

@@ -6,9 +6,9 @@ import json
 import os
 from collections import Counter
 
-from costguard.exchange.charging import WEAK, Charge, Line
 from costguard.ledger.accounting.limits import Limits
 from costguard.ledger.accounting.reading import Attempt, marks
+from costguard.ledger.charges import WEAK, Charge, Line
 from costguard.ledger.records import Alert, Tx
 
 MEDIA_AGE_US = 90 * 86_400 * 1_000_000

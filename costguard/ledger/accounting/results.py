@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from costguard.exchange.charging import WEAK, Basis, Charge
+from costguard.ledger.charges import WEAK, Basis, Charge
 
 FIGURES = "f"
 """The part of a key that tells figures. All others are names; results that differ in one are not the same."""

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from costguard.tasks import Task
 from costguard.wire.runware.answers import Envelope, Item, WireError
-from costguard.wire.runware.requests import FREE_TASK_TYPES, Task
+from costguard.wire.runware.requests import FREE_TASK_TYPES
 
 _REFUSING = frozenset({*range(300, 406), 413, 415, 422, 429})
 

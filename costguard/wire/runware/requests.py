@@ -6,18 +6,23 @@ import json
 import re
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 from costguard.errors import InvalidRequest
-
-Delivery = Literal["sync", "async", "stream"]
+from costguard.tasks import Delivery, Prompt, Task
+from costguard.wire.runware.prompt import read_prompt
 
 FREE_TASK_TYPES = frozenset(
     {"getResponse", "getTaskDetails", "accountManagement", "modelSearch", "mediaStorage", "authentication"}
 )
 """The task types that cost nothing. Every other one is billable, unknown ones too."""
+
+ASKING_TASK_TYPES = frozenset({"getResponse", "getTaskDetails"})
+"""Those of them whose answer tells what became of other tasks."""
+
+MAX_TOKENS_DEFAULT = 4096
+"""`settings.maxTokens` when absent, as Runware's model pages document."""
 
 RESULTS_MAX = 100
 """The most results one task may ask for (Runware's own limit is 4 for text)."""
@@ -35,25 +40,6 @@ _TASK_TYPE_KEY = re.compile(f'"{_ESCAPABLE_KEY}"\\s*:'.encode(), re.IGNORECASE)
 
 class NotTasks(InvalidRequest):
     """Readable JSON in which nothing is a task: no element has a `taskType`."""
-
-
-@dataclass(slots=True)
-class Task:
-    """One task of a request. `raw` is its whole JSON object, as it will be sent.
-
-    `model` is as the caller wrote it (AIR or slug). `results` is `numberResults`; `max_tokens` the allowance
-    of completion tokens, None where none is stated. A task that is not `billable` is passed on untouched.
-    """
-
-    uuid: str
-    task_type: str
-    model: str | None
-    billable: bool
-    delivery: Delivery
-    webhook: bool
-    results: int
-    max_tokens: int | None
-    raw: dict[str, Any] = field(repr=False)
 
 
 class Request:
@@ -187,7 +173,17 @@ def _read_task(raw: dict[str, Any], where: str) -> Task:
     model = raw.get("model")
     task_uuid = raw.get("taskUUID")
     if task_type in FREE_TASK_TYPES:
-        return Task(stored_name(task_uuid), task_type, stored_name(model) or None, False, "sync", False, 1, None, raw)
+        return Task(
+            stored_name(task_uuid),
+            task_type,
+            stored_name(model) or None,
+            False,
+            "sync",
+            1,
+            None,
+            raw,
+            asks=task_type in ASKING_TASK_TYPES,
+        )
 
     _check_name(task_type, where, "taskType")
     if model is not None:
@@ -213,11 +209,20 @@ def _read_task(raw: dict[str, Any], where: str) -> Task:
         model,
         True,
         delivery,
-        bool(raw.get("webhookURL")),
         1 if results is None else results,
         max_tokens,
         raw,
+        _read_prompt(raw),
+        MAX_TOKENS_DEFAULT,
+        webhook=bool(raw.get("webhookURL")),
     )
+
+
+def _read_prompt(raw: dict[str, Any]) -> Prompt:
+    try:
+        return read_prompt(raw)
+    except RecursionError:
+        raise _invalid("it is nested too deeply to be read") from None
 
 
 def _normalise(task: Task) -> int:

@@ -1,0 +1,46 @@
+"""A task, the unit of billable work, as every room knows it that does not speak its wire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+Delivery = Literal["sync", "async", "stream"]
+
+
+class Prompt(NamedTuple):
+    """What a model reads for one result of a task, as far as it can be counted before it is sent.
+
+    `texts` are its texts, one for each message or other piece that a provider frames by itself. `media` lists
+    UUIDs, URLs, data URIs or base64 by kind ("images", …); what is of no known kind counts as the whole
+    context. `features` are the billed features that the task may use, by the name of their fee.
+    """
+
+    texts: tuple[str, ...] = ()
+    media: object = None
+    features: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Task:
+    """One task of a request. `raw` is its own dialect's form of it, and nobody else's to look into.
+
+    `uuid` is the ledger's name of it. `model` is as the caller wrote it, None if none is named. `results` is
+    how many are asked for; `max_tokens` the allowance of completion tokens of each, None where none is stated;
+    then `default_tokens` holds, unless the model's price file knows better. A task that is not `billable` is
+    passed on untouched; `asks` says of one that it asks what became of others, so that its answer is read.
+    """
+
+    uuid: str
+    task_type: str
+    model: str | None
+    billable: bool
+    delivery: Delivery
+    results: int
+    max_tokens: int | None
+    raw: dict[str, Any] = field(repr=False)
+    prompt: Prompt = field(default=Prompt(), repr=False)
+    default_tokens: int = 0
+    asks: bool = False
+    webhook: bool = False
+    """The results are sent to an address of the caller's."""

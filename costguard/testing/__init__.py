@@ -8,12 +8,14 @@
     assert my_ledger_total == standin.billed()
 
 It answers the eight examples Runware publishes with their published responses (`seeds()`), anything else
-with generated text and a cost breakdown that adds up, and it fails on purpose where told (`StandIn.fault`).
+with generated text and a cost breakdown that adds up, tells the same bill in every manner met in the field
+(`costguard.testing.manners`), and fails on purpose where told (`StandIn.fault`).
 `standin.serve()` puts the same stand-in on a loopback port for clients that need a real connection.
 """
 
-from costguard.testing.api import Bill, Received, Reply, StandIn, Webhook
+from costguard.testing.api import StandIn
 from costguard.testing.faults import KINDS
 from costguard.testing.published import Seed, seeds
+from costguard.testing.records import Bill, Received, Reply, Webhook
 
 __all__ = ["KINDS", "Bill", "Received", "Reply", "Seed", "StandIn", "Webhook", "seeds"]

@@ -21,12 +21,15 @@ no_cost                yes     success without `cost` and `usage`
 cost_only              yes     success with `cost` only; the rounded figure is what is billed
 usage_only             yes     success with token counts only
 odd_total              yes     `cost` one cent above `total`; the larger is billed
+item_and_error         yes     a result with text and figures, and an `error` of its own besides
 bad_breakdown          yes     the parts of the breakdown pass its `total` by a tenth of a cent
 negative               yes     `cost` and `total` are -1
 nan                    yes     `cost` and `total` are NaN, bare words in the JSON
 huge                   yes     `cost` and `total` are 10^12
 stream_cut             yes     the stream ends half way, without `[DONE]`
 stream_error           yes     half of the stream, then an error frame that blames the provider
+stream_error_cost      yes     half of the text, then a frame of the task with `error`, `cost` and `usage`
+stream_error_alone     yes     the same frame, and no text before it
 stream_no_cost         yes     the stream ends well and names no cost
 =====================  ======  ===============================================================
 
@@ -45,6 +48,7 @@ from decimal import Decimal
 from typing import Any
 
 from costguard.errors import ConfigurationError
+from costguard.testing import figures
 
 _BEFORE = {"status": None, "singular_error": 400, "redirect": 308, "drop_before": None}
 _AFTER = {
@@ -53,7 +57,8 @@ _AFTER = {
 _TASK = {
     "error_entry": 200, "item_error": None, "error_timeout": 200, "forget": None, "no_cost": None,
     "cost_only": None, "usage_only": None, "odd_total": None, "bad_breakdown": None, "negative": None,
-    "nan": None, "huge": None, "stream_cut": None, "stream_error": None, "stream_no_cost": None,
+    "nan": None, "huge": None, "item_and_error": None, "stream_cut": None, "stream_error": None,
+    "stream_error_cost": None, "stream_error_alone": None, "stream_no_cost": None,
 }  # fmt: skip
 
 KINDS = (*_BEFORE, *_AFTER, *_TASK)
@@ -117,11 +122,10 @@ def distort(kind: str, item: dict[str, Any]) -> dict[str, Any]:
     if kind in ("no_cost", "stream_no_cost"):
         shown.pop("cost", None)
         shown.pop("usage", None)
-    elif kind == "cost_only":
-        shown.pop("usage", None)
-    elif kind == "usage_only":
-        shown.pop("cost", None)
-        shown.get("usage", {}).pop("costBreakdown", None)
+    elif kind in ("cost_only", "usage_only"):
+        return figures.tell(shown, "cost" if kind == "cost_only" else "tokens")
+    elif kind == "item_and_error":
+        shown["error"] = {"code": "outputFiltered", "message": "A part of the output was held back."}
     elif kind == "odd_total":
         shown["cost"] = breakdown.get("total", shown["cost"]) + Decimal("0.01")
     elif kind == "bad_breakdown" and breakdown:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from costguard.testing.api import Reply, StandIn
+from costguard.testing.records import Provider, Reply
 
 
 class _Exchange:
     """What both transports share: module `module` (named, so that nothing is imported early) and stand-in."""
 
-    def __init__(self, standin: StandIn, module: str) -> None:
+    def __init__(self, standin: Provider, module: str) -> None:
         self._standin = standin
         self._http: Any = importlib.import_module(module)
 

@@ -11,11 +11,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
-if TYPE_CHECKING:
-    from costguard.testing.api import Reply, StandIn, Webhook
+from costguard.testing.records import Provider, Reply, Webhook
 
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 _WEBHOOK_TRIES = 3
@@ -23,7 +22,7 @@ _WEBHOOK_TIMEOUT_S = 5
 
 
 @contextmanager
-def serve(standin: StandIn) -> Iterator[str]:
+def serve(standin: Provider) -> Iterator[str]:
     """Serve `standin` on 127.0.0.1, at a free port; yields the base URL. See `StandIn.serve`."""
     server = _Server(standin)
     courier = threading.Thread(target=server.carry_webhooks, name="stand-in webhooks", daemon=True)
@@ -46,7 +45,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
 
-    def __init__(self, standin: StandIn) -> None:
+    def __init__(self, standin: Provider) -> None:
         self.standin = standin
         self.closing = threading.Event()
         self.webhooks: queue.SimpleQueue[Webhook | None] = queue.SimpleQueue()

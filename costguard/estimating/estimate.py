@@ -11,10 +11,12 @@ from typing import NamedTuple
 from costguard import money
 from costguard.errors import ConfigurationError
 from costguard.estimating import tokens
-from costguard.estimating.media import Count, MediaCount, MediaMax, Recalled, Reference, count_media
+from costguard.estimating.counts import Count
+from costguard.estimating.media import MediaCount, MediaMax, Recalled, Reference, count_media
 from costguard.modalities import MODALITIES
 from costguard.prices.book import PriceBook
-from costguard.prices.price import ModelPrices, Price
+from costguard.prices.model import ModelPrices
+from costguard.prices.price import Price
 from costguard.tasks import Prompt, Task
 
 TEXT_INFERENCE = "textInference"
@@ -31,7 +33,7 @@ class Estimate(NamedTuple):
     """The model's AIR, or what the task names if no price file does, or its task type."""
     results: int
     prompt: Mapping[str, Count]
-    """TEXT, IMAGE, AUDIO, VIDEO and DOCUMENT tokens."""
+    """Tokens by modality: all of `costguard.modalities.MODALITIES`, in that order."""
     completion: Count
     """`upper` is the allowance; `expected` too, unless the ledger has history to learn from."""
     learned: bool
@@ -105,17 +107,21 @@ def estimate(
             prompt = {**_NOTHING, "TEXT": _count_text(task.prompt.texts, exact=False)}
             completion = Count(*(task.max_tokens or task.default_tokens,) * 2)
         return Estimate(name, task.results, prompt, completion, False, None, None, None, reason, (), 0, 0)
-    prompt, media = _prompt(task.prompt, known, media_max, recalled)
-    allowed = task.max_tokens if task.max_tokens is not None else known.completion_default
-    completion = Count(allowed if mean_completion is None else min(mean_completion, allowed), allowed)
     price = unpriced = expected = upper = None
-    fees = 0
     try:
         price = known.at(at_us)
-        fees = _fees(task.prompt.features, price)
-        expected, upper = _cost(price, prompt, completion, known.context_tokens)
     except ConfigurationError as error:
         unpriced = str(error)
+    prompt, media = _prompt(task.prompt, known, price, media_max, recalled)
+    allowed = task.max_tokens if task.max_tokens is not None else known.completion_default
+    completion = Count(allowed if mean_completion is None else min(mean_completion, allowed), allowed)
+    fees = 0
+    if price is not None:
+        try:
+            fees = _fees(task.prompt.features, price)
+            expected, upper = _cost(price, prompt, completion, known.context_tokens)
+        except ConfigurationError as error:
+            unpriced = str(error)
     return Estimate(
         model=known.model,
         results=task.results,
@@ -145,13 +151,15 @@ def _cost(price: Price, prompt: Mapping[str, Count], completion: Count, context_
 def _prompt(
     prompt: Prompt,
     known: ModelPrices,
+    price: Price | None,
     media_max: MediaMax,
     recalled: Mapping[Reference, Recalled] | None,
 ) -> tuple[Mapping[str, Count], MediaCount]:
     text_count = _count_text(prompt.texts, exact=known.tokenizer == "gemma4")
     if not prompt.media:
         return {**_NOTHING, "TEXT": text_count}, _NO_MEDIA
-    media = count_media(prompt.media, known.media, media_max, known.context_tokens, recalled)
+    priced = price.tiers[0].prompt if price is not None else ()
+    media = count_media(prompt.media, known.media, media_max, known.context_tokens, recalled, priced)
     return {**media.counts, "TEXT": text_count}, media
 
 

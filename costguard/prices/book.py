@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from costguard.errors import ConfigurationError
-from costguard.prices.price import ModelPrices, PricedCost
+from costguard.prices.model import ModelPrices
+from costguard.prices.price import PricedCost
 
 
 class PriceBook:

@@ -6,14 +6,13 @@ so a line is one integer product, rounded once to a nano-dollar.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
-from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from costguard.budgets import from_us
 from costguard.errors import ConfigurationError
 from costguard.money import to_usd
 
@@ -24,8 +23,6 @@ COUNT_MAX = 10**9
 """No single count of tokens or uses may pass this: with the highest rate a line stays within 64 bits."""
 
 _HALF = PER_TOKENS // 2
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 
 class PriceLine(NamedTuple):
@@ -62,22 +59,6 @@ class PricedCost(NamedTuple):
     def total(self) -> Decimal:
         """The cost in USD."""
         return to_usd(self.nanos)
-
-
-class MediaTokens(NamedTuple):
-    """Tokens of one image, one video frame (at 1 frame per second), one second of audio, one PDF page.
-
-    Where the model has no price for a modality and its file states no count, the whole context stands in.
-    `image_grid`: an image is scaled to fill at most `image_upper` square patches, of a token each.
-    """
-
-    image_expected: int
-    image_upper: int
-    frame_expected: int
-    frame_upper: int
-    audio_per_s: int
-    document_page: int
-    image_grid: bool = False
 
 
 class FeatureFee(NamedTuple):
@@ -118,7 +99,7 @@ class Price:
     @property
     def effective_from(self) -> datetime:
         """When it comes into force (UTC); it holds until the next entry does."""
-        return _EPOCH + timedelta(microseconds=self.effective_us)
+        return from_us(self.effective_us)
 
     def cost(
         self,
@@ -266,55 +247,6 @@ class Price:
             f"prompt[{modality!r}]: {self.id} has no rate for this modality; it prices"
             f" {', '.join(sorted(self.tiers[0].prompt))}; add a rate to a price file of your own"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class ModelPrices:
-    """What one price file says about a model. Counts are tokens; `prices` ascend by effective date.
-
-    `model` is the AIR, `aliases` other names of the same model, `task_type` such as "textInference",
-    `tokenizer` "gemma4" or "none". `context_tokens` bounds the prompt. A request that does not state its
-    completion allowance gets `completion_default`; `completion_max` is the most it may ask for.
-    """
-
-    model: str
-    aliases: tuple[str, ...]
-    name: str
-    task_type: str
-    tokenizer: str
-    context_tokens: int
-    completion_default: int
-    completion_max: int
-    media: MediaTokens
-    prices: tuple[Price, ...]
-    file: Path
-
-    def at(self, when: datetime | int | None = None) -> Price:
-        """The entry effective at `when`: an aware datetime, microseconds since 1970 UTC, or None for now.
-
-        ConfigurationError if `when` is naive, or before the first entry.
-        """
-        if when is None:
-            moment = time.time_ns() // 1000
-        elif isinstance(when, datetime):
-            moment = to_epoch_us(when)
-        else:
-            moment = when
-        for price in reversed(self.prices):
-            if price.effective_us <= moment:
-                return price
-        first = self.prices[0].effective_from.isoformat()
-        asked = (_EPOCH + timedelta(microseconds=moment)).isoformat()
-        raise ConfigurationError(
-            f"no price of {self.model} at {asked}; the first entry in {self.file} starts at {first}"
-        )
-
-
-def to_epoch_us(when: datetime) -> int:
-    """Microseconds from 1970 UTC to an aware datetime; ConfigurationError for a naive one."""
-    if when.utcoffset() is None:
-        raise ConfigurationError(f"at: {when.isoformat()} has no time zone; pass an aware datetime")
-    return (when - _EPOCH) // _MICROSECOND
 
 
 def _nanos(product: int, round_up: bool) -> int:

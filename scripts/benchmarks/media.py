@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from costguard.estimating.media import MediaMax, count_media
-from costguard.prices.price import MediaTokens
+from costguard.prices.model import MediaTokens
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
@@ -19,7 +19,13 @@ LIMIT_S = 0.1
 """Seconds that one medium may take."""
 
 FILES = 1000
-GEMINI = MediaTokens(1064, 1120, 64, 70, 25, 560, image_grid=True)
+GEMINI = MediaTokens(
+    {
+        "image_expected": 1064, "image_upper": 1120, "frame_expected": 64, "frame_upper": 70,
+        "audio_per_s": 25, "document_page": 560,
+    },
+    {"image_grid": True},
+)  # fmt: skip
 
 
 def results() -> Iterator[tuple[str, float, float, str]]:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from costguard import BudgetExceeded, Estimate, Guard, InvalidRequest
 from costguard.estimating.estimate import estimate
+from costguard.estimating.tokens import FRAMING_TOKENS
 from costguard.prices.book import PriceBook
 from costguard.testing import Seed, StandIn, seeds
 from costguard.wire.runware.requests import from_dict
@@ -86,18 +87,24 @@ def digits(tokens: int) -> str:
 
 
 @pytest.mark.parametrize(("tokens", "rate", "out"), [(200_000, 2000, 12_000), (200_001, 4000, 18_000)])
-def test_the_tier_switches_strictly_above_200k(tokens: int, rate: int, out: int) -> None:
+def test_the_tier_of_the_likely_cost_switches_strictly_above_200k(tokens: int, rate: int, out: int) -> None:
     found = of(a_task(digits(tokens), model=PRO, settings={"maxTokens": 10}))
-    # A digit is a byte, so that nothing is left to margins.
-    assert found.prompt["TEXT"] == (tokens, tokens)
-    assert found.expected == found.upper == usd(rate * tokens + out * 10)
+    assert found.expected == usd(rate * tokens + out * 10)
+
+
+@pytest.mark.parametrize(("upper", "rate", "out"), [(200_000, 2000, 12_000), (200_001, 4000, 18_000)])
+def test_the_tier_of_the_worst_cost_switches_strictly_above_200k(upper: int, rate: int, out: int) -> None:
+    # A digit is a byte and a token, so that no margin is left but the message's framing.
+    found = of(a_task(digits(upper - FRAMING_TOKENS), model=PRO, settings={"maxTokens": 10}))
+    assert found.prompt["TEXT"].upper == upper
+    assert found.upper == usd(rate * upper + out * 10)
 
 
 def test_all_modalities_decide_on_the_tier() -> None:
     task = a_task(digits(199_000), model=PRO, settings={"maxTokens": 10}, inputs={"images": ["u"]})
     found = of(task)
     assert found.expected == usd(4000 * (199_000 + 1064) + 18_000 * 10)
-    assert found.upper == usd(4000 * (199_000 + 1120) + 18_000 * 10)
+    assert found.upper == usd(4000 * (199_000 + FRAMING_TOKENS + 1120) + 18_000 * 10)
 
 
 def test_near_the_switch_the_worst_case_is_beyond_it() -> None:
@@ -113,6 +120,24 @@ def test_media_of_unknown_length_cost_as_much_as_the_context_can_hold() -> None:
     # All of it as the dearest modality, AUDIO.
     assert found.upper == usd(1000 * context.context_tokens + 3000 * 200)
     assert found.unbounded == ("video_s", "audio_s")
+
+
+def test_media_of_no_known_kind_cost_as_much_as_the_dearest_medium_can() -> None:
+    found = of(a_task("", inputs={"holograms": ["u"]}))
+    context = BOOK.find(FLASH)
+    assert context is not None
+    # It may turn out to be AUDIO.
+    assert found.upper == usd(1000 * context.context_tokens + 3000 * 200)
+    assert found.unbounded == ("inputs.holograms",)
+
+
+def test_media_of_no_known_kind_are_bounded_by_what_the_model_has_prices_for(tmp_path: Path) -> None:
+    authored = Path(BOOK.find(FLASH).file).read_text(encoding="utf-8")  # type: ignore[union-attr]
+    prompt = next(line for line in authored.splitlines() if line.startswith("prompt = "))
+    (tmp_path / "flash.toml").write_text(authored.replace(prompt, 'prompt = { TEXT = "1", IMAGE = "2" }'), "utf-8")
+    found = estimate(from_dict(a_task(inputs={"holograms": ["u"]})), PriceBook.load(tmp_path), AT_US)
+    assert {modality for modality, count in found.prompt.items() if count.upper} == {"TEXT", "IMAGE", "DOCUMENT"}
+    assert found.upper == usd(2000 * found.context_tokens + 3000 * 200)
 
 
 def test_documents_are_priced_as_images() -> None:
@@ -154,8 +179,10 @@ def test_function_tools_count_by_their_json() -> None:
     assert found.upper is not None
 
 
-def test_a_text_is_bounded_by_its_bytes_and_by_5_percent_and_8_a_message() -> None:
-    assert of(a_task("abc")).prompt["TEXT"].upper == 3
+def test_a_text_is_bounded_by_its_bytes_or_5_percent_and_by_8_a_message() -> None:
+    assert of(a_task("7777")).prompt["TEXT"] == (4, 4 + 8)
+    assert of(a_task("")).prompt["TEXT"] == (0, 8)
+    assert of(a_task(messages=[])).prompt["TEXT"] == (0, 0)
     turns = [{"role": "user", "content": "The harbour lamp turns. " * 40}] * 5
     text = of(a_task(messages=turns)).prompt["TEXT"]
     assert text.upper == text.expected + -(-text.expected // 20) + 8 * 5
@@ -164,23 +191,45 @@ def test_a_text_is_bounded_by_its_bytes_and_by_5_percent_and_8_a_message() -> No
 @pytest.mark.parametrize("text", ["\ud800", "a\udfffb" * 9, "\ud83c\udf0a", "\x00\u3000▁" * 50, "🌊" * 99, ""])
 def test_texts_of_odd_characters_count_within_their_bytes(text: str) -> None:
     found = of(a_task(text)).prompt["TEXT"]
-    assert 0 <= found.expected <= found.upper <= len(text.encode("utf-8", "surrogatepass"))
+    size = len(text.encode("utf-8", "surrogatepass"))
+    assert 0 <= found.expected <= size
+    assert found.expected <= found.upper <= size + FRAMING_TOKENS
 
 
 @pytest.mark.parametrize("unit", ["The lamp turns over grey water. ", "x", "7", "港"])
 def test_a_megabyte_of_text_is_counted(unit: str) -> None:
     size = 10**6 // len(unit.encode())
     found = of(a_task(unit * size)).prompt["TEXT"]
-    assert 0 < found.expected <= found.upper <= 10**6
+    assert 0 < found.expected <= found.upper <= 10**6 + FRAMING_TOKENS
 
 
-def test_without_its_tokenizer_a_model_s_text_is_bounded_by_bytes(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def wordless(tmp_path_factory: pytest.TempPathFactory) -> PriceBook:
+    """The shipped prices, and FLASH's once more for a model whose tokenizer is not known: acme:w@1."""
+    folder = tmp_path_factory.mktemp("prices")
     authored = Path(BOOK.find(FLASH).file).read_text(encoding="utf-8")  # type: ignore[union-attr]
     authored = authored.replace('"gemma4"', '"none"').replace(FLASH, "acme:w@1").replace("google-gemini-3-flash", "w")
-    (tmp_path / "w.toml").write_text(authored, encoding="utf-8")
-    task = from_dict(a_task("The harbour lamp turns over grey water.", model="acme:w@1"))
-    text = estimate(task, PriceBook.load(tmp_path), AT_US).prompt["TEXT"]
-    assert text.upper == len("The harbour lamp turns over grey water.") > text.expected
+    (folder / "w.toml").write_text(authored, encoding="utf-8")
+    return PriceBook.load(folder)
+
+
+def test_without_its_tokenizer_a_model_s_text_is_bounded_by_bytes(wordless: PriceBook) -> None:
+    said = "The harbour lamp turns over grey water."
+    text = estimate(from_dict(a_task(said, model="acme:w@1")), wordless, AT_US).prompt["TEXT"]
+    assert text.upper == len(said) + FRAMING_TOKENS
+    assert 0 < text.expected < len(said)
+
+
+@given(digits=st.lists(st.integers(0, 30), max_size=60), model=st.sampled_from([FLASH, "acme:w@1", "acme:unpriced@1"]))
+@example(digits=[1] * 60, model=FLASH)
+def test_many_short_messages_are_bounded_by_what_a_chat_template_adds(
+    digits: list[int], model: str, wordless: PriceBook
+) -> None:
+    # Gemma gives each digit a token of its own, so that neither the bytes nor the 5 % leave room for the framing.
+    turns = [{"role": "user", "content": "7" * size} for size in digits]
+    text = estimate(from_dict(a_task(messages=turns, model=model)), wordless, AT_US).prompt["TEXT"]
+    assert text.expected == sum(digits)
+    assert text.upper >= sum(digits) + 8 * len(turns)
 
 
 # --- without a price -----------------------------------------------------------------------------------------
@@ -296,9 +345,10 @@ def test_the_guard_s_media_max_is_the_call_s_default(make_guard: Callable[..., G
 
 
 def test_a_model_without_a_price_still_has_its_text_counted_and_never_shows_zero(guard: Guard) -> None:
-    found = guard.estimate(a_task("Describe the harbour.", model="runware:unknown@1"))
+    said = "Describe the harbour."
+    found = guard.estimate(a_task(said, model="runware:unknown@1"))
     assert (found.expected, found.upper) == (None, None)
-    assert found.prompt["TEXT"] == (4, 21)
+    assert found.prompt["TEXT"] == (4, len(said) + FRAMING_TOKENS)  # nothing but bytes bounds it
     assert found.completion == (200, 200)
 
 

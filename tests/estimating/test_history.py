@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
-from conftest import API, PRO, Clock, a_task
+from conftest import API, LIMIT, PRO, Clock, a_task
 from roads import Provider
 
 from costguard import Guard
@@ -47,15 +47,15 @@ def pass_time(clock: Clock, **span: int) -> None:
 
 
 @pytest.fixture
-def guard(guard: Guard, clock: Clock) -> Guard:
-    """A guard whose every call comes a minute after the one before, so that it has read what came before."""
-    now_us = guard.gate.now_us
+def guard(make_guard: MakeGuard, clock: Clock) -> Guard:
+    """A guard whose every look at the clock comes a minute after the one before, so that it reads what came before."""
 
-    def a_minute_later() -> int:
+    def a_minute_later() -> datetime:
         pass_time(clock, seconds=60)
-        return now_us()
+        return clock.now
 
-    guard.now_us = guard.gate.now_us = a_minute_later  # type: ignore[method-assign]
+    guard = make_guard(clock=a_minute_later)
+    guard.set_budget("/", LIMIT, per="total")
     return guard
 
 

@@ -20,10 +20,13 @@ from media_files import BOMBS, KINDS, TRAPS, avif, b64, flac, gif, jpeg, mp3, mp
 from pypdf import PdfWriter
 
 from costguard import Guard
-from costguard.estimating import measure
-from costguard.estimating.media import Count, MediaMax, count_media
+from costguard.estimating import inline, lengths
+from costguard.estimating import pdf as pdfs
+from costguard.estimating.counts import Count
+from costguard.estimating.kinds import audios, images, videos
+from costguard.estimating.media import MediaMax, count_media
 from costguard.prices.book import PriceBook
-from costguard.prices.price import MediaTokens
+from costguard.prices.model import MediaTokens
 
 CONTEXT = 1_048_576
 CLIP = mp4(6080)
@@ -38,6 +41,13 @@ def gemini() -> MediaTokens:
 def count(inputs: dict[str, list[Any]], stated: MediaMax = MediaMax()) -> dict[str, Count]:  # noqa: B008
     counts = count_media(inputs, gemini(), stated, CONTEXT).counts
     return {modality: found for modality, found in counts.items() if found.upper}
+
+
+def seconds(text: str, kind: str) -> Decimal | None:
+    """What a medium says of its length."""
+    if kind == "audios":
+        return lengths.length_s(text, audios.BITRATE_MAX)
+    return lengths.length_s(text, videos.BITRATE_MAX, videos.HEAD)
 
 
 WHOLE = Count(CONTEXT, CONTEXT)
@@ -96,7 +106,7 @@ def test_a_video_that_cannot_be_read_counts_as_of_unknown_length(item: object) -
 
 
 @pytest.mark.parametrize(
-    ("data", "seconds"),
+    ("data", "long"),
     [
         (wav(6.08), "6.080"),
         (mp4(6080, brand=b"M4A "), "6.080"),
@@ -108,8 +118,8 @@ def test_a_video_that_cannot_be_read_counts_as_of_unknown_length(item: object) -
         (flac(61), "61.000"),
     ],
 )
-def test_the_length_of_a_sound_is_read_from_its_header(data: bytes, seconds: str) -> None:
-    assert measure.length_s(b64(data), "audios") == pytest.approx(Decimal(seconds), abs=Decimal("0.03"))
+def test_the_length_of_a_sound_is_read_from_its_header(data: bytes, long: str) -> None:
+    assert seconds(b64(data), "audios") == pytest.approx(Decimal(long), abs=Decimal("0.03"))
 
 
 def test_only_what_is_read_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,8 +131,8 @@ def test_only_what_is_read_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
         decoded += len(chars)
         return decode(chars, **options)
 
-    monkeypatch.setattr("costguard.estimating.measure.a2b_base64", counting)
-    assert measure.length_s(b64(mp4(6080, payload=3_000_000, header_last=True)), "videos") == Decimal("6.08")
+    monkeypatch.setattr("costguard.estimating.inline.a2b_base64", counting)
+    assert seconds(b64(mp4(6080, payload=3_000_000, header_last=True)), "videos") == Decimal("6.08")
     assert decoded < 50_000
 
 
@@ -130,14 +140,14 @@ def test_only_what_is_read_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     ("kind", "data"), [("videos", mp4(0)), ("audios", wav(0)), ("videos", mp4(1, payload=200_000))]
 )
 def test_a_length_of_zero_or_too_short_for_the_bytes_is_not_believed(kind: str, data: bytes) -> None:
-    assert measure.length_s(b64(data), kind) is None
+    assert seconds(b64(data), kind) is None
     assert count({kind: [b64(data)]}) == UNKNOWN[kind]
 
 
 def test_a_sound_that_claims_an_endless_length_is_as_long_as_its_bytes() -> None:
     piped = bytearray(wav(3))
     piped[40:44] = b"\xff\xff\xff\xff"
-    found = measure.length_s(b64(bytes(piped)), "audios")
+    found = seconds(b64(bytes(piped)), "audios")
     assert found is not None
     assert 3 <= found < Decimal("3.01")
 
@@ -155,7 +165,7 @@ def test_a_measured_length_goes_before_a_stated_maximum_which_bounds_the_unknown
 
 @pytest.mark.parametrize("make", [png, jpeg, gif, webp, avif])
 def test_an_image_of_4_to_3_counts_1064_as_published(make: Callable[[int, int], bytes]) -> None:
-    assert measure.image_size(b64(make(800, 600))) == (800, 600)
+    assert images.image_size(b64(make(800, 600))) == (800, 600)
     assert count({"images": [b64(make(800, 600))]}) == {"IMAGE": Count(1064, 1120)}
 
 
@@ -172,7 +182,7 @@ def test_an_image_whose_size_cannot_be_read_counts_as_published(item: str) -> No
 
 
 def test_a_model_that_does_not_scale_images_counts_them_all_alike() -> None:
-    flat = gemini()._replace(image_grid=False)
+    flat = gemini()._replace(flags={"image_grid": False})
     found = count_media({"images": [b64(png(9000, 9))]}, flat, MediaMax(), CONTEXT).counts["IMAGE"]
     assert found == Count(1064, 1120)
 
@@ -184,7 +194,7 @@ def test_a_model_that_does_not_scale_images_counts_them_all_alike() -> None:
 @pytest.mark.parametrize("pages", [1, 7, 300])
 def test_the_pages_of_a_pdf_are_counted_plain_or_packed(pages: int, packed: bool) -> None:
     data = pdf(pages, packed=packed)
-    assert measure.pdf_pages(b64(data)) == (pages, pages)
+    assert pdfs.pdf_pages(b64(data)) == (pages, pages)
     assert count({"documents": [b64(data)]}) == {"DOCUMENT": Count(pages * 560, pages * 560)}
 
 
@@ -193,24 +203,24 @@ def test_the_pages_of_a_pdf_by_another_writer_are_counted() -> None:
     for _ in range(12):
         writer.add_blank_page(100, 100)
     writer.write(file)
-    assert measure.pdf_pages(b64(file.getvalue())) == (12, 12)
+    assert pdfs.pdf_pages(b64(file.getvalue())) == (12, 12)
 
 
 def test_a_pdf_that_is_encrypted_shows_its_pages_unless_they_are_packed() -> None:
-    assert measure.pdf_pages(b64(pdf(3, extra=b"/Encrypt 9 0 R"))) == (3, 3)
+    assert pdfs.pdf_pages(b64(pdf(3, extra=b"/Encrypt 9 0 R"))) == (3, 3)
     secret = b"9 0 obj <</Type/ObjStm/Filter/FlateDecode>> stream\n" + random.Random(1).randbytes(99) + b"\nendstream\n"
-    assert measure.pdf_pages(b64(pdf(3, extra=secret))) is None
+    assert pdfs.pdf_pages(b64(pdf(3, extra=secret))) is None
 
 
 def test_the_larger_of_pages_and_claim_bounds_a_pdf() -> None:
-    assert measure.pdf_pages(b64(pdf(3, count=1))) == (3, 3)
-    assert measure.pdf_pages(b64(pdf(3, count=100))) == (3, 100)
+    assert pdfs.pdf_pages(b64(pdf(3, count=1))) == (3, 3)
+    assert pdfs.pdf_pages(b64(pdf(3, count=100))) == (3, 100)
 
 
 def test_names_written_in_codes_hide_no_page() -> None:
     hidden = pdf(3, count=1).replace(b"/Type /Page ", b"/T#79pe\0/#50age ").replace(b"/Count", b"/Coun#74")
-    assert measure.pdf_pages(b64(hidden)) == (3, 3)
-    assert measure.pdf_pages(b64(pdf(3, packed=True).replace(b"/ObjStm", b"/Obj#53tm"))) == (3, 3)
+    assert pdfs.pdf_pages(b64(hidden)) == (3, 3)
+    assert pdfs.pdf_pages(b64(pdf(3, packed=True).replace(b"/ObjStm", b"/Obj#53tm"))) == (3, 3)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +236,7 @@ def test_names_written_in_codes_hide_no_page() -> None:
     ],
 )
 def test_a_pdf_that_does_not_tell_its_pages_counts_as_of_unknown_length(data: bytes) -> None:
-    assert measure.pdf_pages(b64(data)) is None
+    assert pdfs.pdf_pages(b64(data)) is None
     assert count({"documents": [b64(data) or "=="]}) == UNKNOWN["documents"]
     assert count({"documents": [b64(data) or "=="]}, MediaMax(pdf_pages=Decimal(4))) == {"DOCUMENT": Count(2240, 2240)}
 
@@ -236,15 +246,15 @@ def test_a_pdf_that_does_not_tell_its_pages_counts_as_of_unknown_length(data: by
 
 def bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a read past the bounds fail the test."""
-    decode = measure._Window._decode
+    decode = inline.Window._decode
 
     def checked(window: Any, first: int, blocks: int) -> bytes:
-        assert window._reads <= measure.SOUND_MAX.reads
-        assert window._bytes <= measure.SOUND_MAX.bytes
-        assert blocks * 768 <= measure.PDF_BYTES_MAX + 768
+        assert window._reads <= lengths.READ_MAX.reads
+        assert window._bytes <= lengths.READ_MAX.bytes
+        assert blocks * 768 <= pdfs.BYTES_MAX + 768
         return decode(window, first, blocks)
 
-    monkeypatch.setattr(measure._Window, "_decode", checked)
+    monkeypatch.setattr(inline.Window, "_decode", checked)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -270,7 +280,7 @@ def test_a_file_made_to_hurt_is_given_up(what: str, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("what", TRAPS)
 def test_a_pdf_is_not_read_as_it_says(what: str) -> None:
-    assert measure.pdf_pages(b64(TRAPS[what]())) == (1, 1)
+    assert pdfs.pdf_pages(b64(TRAPS[what]())) == (1, 1)
 
 
 @given(st.binary(max_size=300), st.sampled_from(["images", "videos", "audios", "documents"]))

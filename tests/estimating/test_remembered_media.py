@@ -14,7 +14,7 @@ import pytest
 from conftest import API, PRO, Clock, a_task, audit
 
 from costguard import BudgetExceeded, Guard
-from costguard.estimating.media import Count
+from costguard.estimating.counts import Count
 from costguard.testing import StandIn, exact
 
 CONTEXT = 1_048_576

@@ -295,11 +295,19 @@ assert not {"tiktoken", "numpy", "regex"} & set(sys.modules), sorted(sys.modules
         (1000, 100, 1, 113),
         (1000, 101, 1, 115),  # 5.05 rounds up to 6
         (1000, 74, 2, 94),
-        (50, 40, 3, 50),  # never above the bytes
-        (0, 0, 1, 0),
+        (50, 49, 3, 74),  # 5 % are cut off at the bytes, the framing is not
+        (0, 0, 1, 8),
+        (0, 0, 0, 0),
     ],
 )
-def test_upper_is_five_percent_and_eight_a_message_within_the_bytes(
+def test_upper_is_five_percent_within_the_bytes_and_eight_a_message(
     text_bytes: int, expected: int, messages: int, upper: int
 ) -> None:
     assert tokens.text_upper(text_bytes, expected, messages) == upper
+
+
+@given(texts=st.lists(st.text(max_size=40), max_size=30))
+def test_upper_has_room_for_the_framing_of_every_message(texts: list[str]) -> None:
+    size, expected = sum(len(text.encode()) for text in texts), sum(map(tokens.count, texts))
+    assert tokens.text_upper(size, expected, len(texts)) >= expected + 8 * len(texts)
+    assert tokens.text_upper(size, size, len(texts)) == size + 8 * len(texts)  # a token for each byte

@@ -17,11 +17,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from costguard.errors import ConfigurationError, PriceFileError
-from costguard.modalities import MODALITIES
+from costguard.modalities import KINDS, MODALITIES
 from costguard.prices import price as prices_module
 from costguard.prices.book import PriceBook
 from costguard.prices.files import shipped_folder
-from costguard.prices.price import COUNT_MAX, MediaTokens, ModelPrices, Price, PricedCost, Tier
+from costguard.prices.model import ModelPrices
+from costguard.prices.price import COUNT_MAX, Price, PricedCost, Tier
 
 PRO = "google:gemini@3.1-pro"
 FLASH = "google:gemini@3-flash"
@@ -167,7 +168,15 @@ def test_shipped_files_say_what_the_model_pages_say(book: PriceBook) -> None:
             "gemma4",
             1_048_576,
         )
-        assert prices.media == (1064, 1120, 64, 70, 25, 560, True)
+        assert prices.media.counts == {
+            "image_expected": 1064,
+            "image_upper": 1120,
+            "frame_expected": 64,
+            "frame_upper": 70,
+            "audio_per_s": 25,
+            "document_page": 560,
+        }
+        assert prices.media.flags == {"image_grid": True}
         assert prices.at(NOW).fee("search") is None
         assert all(not tier.cached for tier in prices.at(NOW).tiers)
         assert prices.file.name == f"{prices.aliases[0]}.toml"
@@ -385,7 +394,7 @@ def test_without_a_date_the_entry_of_now_is_used(
 ) -> None:
     for moment, rate in ((datetime(2026, 3, 1, tzinfo=UTC), 2), (datetime(2026, 7, 1, tzinfo=UTC), 1)):
         now_ns = int(moment.timestamp()) * 10**9
-        monkeypatch.setattr("costguard.prices.price.time.time_ns", lambda now_ns=now_ns: now_ns)
+        monkeypatch.setattr("costguard.prices.model.time.time_ns", lambda now_ns=now_ns: now_ns)
         cost = PriceBook.load(tmp_path).cost("acme-writer-1", prompt={"TEXT": 1_000_000 // 2000})
         assert cost.nanos == rate * 500_000
 
@@ -393,7 +402,7 @@ def test_without_a_date_the_entry_of_now_is_used(
 def test_a_date_before_the_first_entry_or_without_a_zone_is_refused(acme: ModelPrices) -> None:
     with pytest.raises(ConfigurationError, match=r"no price of acme:writer@1 at 2025-12-31.*acme\.toml"):
         acme.at(datetime(2025, 12, 31, 23, 59, 59, tzinfo=UTC))
-    with pytest.raises(ConfigurationError, match="no time zone"):
+    with pytest.raises(ConfigurationError, match="without a time zone"):
         acme.at(datetime(2026, 3, 1))  # noqa: DTZ001 - the point
 
 
@@ -684,7 +693,10 @@ def test_media_counts_of_modalities_without_a_price_may_be_left_out(write: Calla
     write((media, ""), (entry, ""))
     found = PriceBook.load(tmp_path).find("acme:writer@1")
     assert found is not None
-    assert found.media == MediaTokens(1000, 1000, 1000, 1000, 1000, 1000, image_grid=False)
+    assert found.media == (
+        dict.fromkeys((key for kind in KINDS.values() for key in kind.tokens), 1000),
+        {"image_grid": False},
+    )
 
 
 def test_a_folder_of_ones_own_adds_models_and_replaces_shipped_ones_whole(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from costguard.budgets import to_us
 from costguard.ledger.accounting.book import Ledger
-from costguard.ledger.charges import Charge, Line
+from costguard.ledger.charges import Basis, Charge, Line
 from costguard.ledger.engines.sqlite import SqliteEngine
 from costguard.ledger.records import Admitted, NewAttempt
 
@@ -73,6 +73,24 @@ def a_charge(nanos: int, *, results: int = 1, lines: tuple[Line, ...] | None = N
         notes=(),
         raw=None,
         results=results,
+    )
+
+
+def told(
+    cost: int | None = None,
+    total: int | None = None,
+    prompt: int | None = None,
+    completion: int | None = None,
+    *,
+    assumed: int = 0,
+) -> Charge:
+    """What a telling with these figures (nano-dollars, tokens) is charged: its total, its cost, or what is assumed."""
+    nanos = assumed if total is cost is None else total if total is not None else cost
+    assert nanos is not None
+    basis: Basis = "assumed" if total is cost is None else "cost" if total is None else "breakdown"
+    lines = (Line("prompt", "TEXT", prompt, nanos),) if total is not None else (Line("unitemized", "", None, nanos),)
+    return a_charge(nanos, lines=lines)._replace(
+        basis=basis, cost_nanos=cost, total_nanos=total, prompt_tokens=prompt, completion_tokens=completion
     )
 
 

@@ -1,70 +1,14 @@
-"""The durable record: who held what, what was billed, and what every budget has left.
-
-`Ledger` (in `book.py`) is the accounting, written once in portable SQL; an `Engine` gives it
-transactions. Another database is another engine, not another accounting.
-"""
+"""What goes into the ledger and comes out of it: admissions, endings, observations, balances, rows of reports."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple
 
 from costguard.budgets import Budget, Window
 from costguard.ledger.charges import Charge
-
-T = TypeVar("T")
-
-
-class Tx(Protocol):
-    """One open transaction of an engine. SQL uses `?` parameters and returns plain tuples."""
-
-    for_update: str
-
-    def all(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """Every row."""
-
-    def one(self, sql: str, parameters: Sequence[object] = ()) -> tuple[Any, ...] | None:
-        """The first row, or None."""
-
-    def each(self, sql: str, parameters: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:
-        """The rows, one by one."""
-
-    def insert(self, sql: str, key: str, parameters: Sequence[object]) -> int:
-        """An `INSERT` of one row; returns the number that the engine gave to its column `key`."""
-
-    def run(self, sql: str, parameters: Sequence[object] = ()) -> None:
-        """A statement without rows."""
-
-    def many(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
-        """One statement for each of `rows`."""
-
-    def damage(self) -> str | None:
-        """What the database itself finds wrong with its storage, None if it is sound."""
-
-
-class Engine(Protocol):
-    """A database that runs transactions: all or nothing, and writers as if one after the other.
-
-    Raises LedgerError, never a driver's own error. Safe to use from many threads and after forks.
-    """
-
-    def write(self, op: Callable[[Any], T]) -> T:
-        """Run `op(tx)` in a transaction, durable once this returns; rolled back if `op` raises."""
-
-    def read(self, op: Callable[[Any], T]) -> T:
-        """Run `op(tx)` on one consistent snapshot."""
-
-    @property
-    def is_closed(self) -> bool:
-        """True once `close` was called."""
-
-    @property
-    def is_in_place(self) -> bool:
-        """True if the storage that was opened is still what its name leads to."""
-
-    def close(self) -> None:
-        """Release everything; later use is a LedgerError."""
+from costguard.money import to_text
 
 
 class NewAttempt(NamedTuple):
@@ -92,6 +36,8 @@ class NewAttempt(NamedTuple):
     """The `maxTokens` the caller asked for, if a budget lowered it."""
     host: str = ""
     """Where it is sent: only there is it asked for by itself."""
+    spelling: str | None = None
+    """How the caller writes `task_uuid`; None: as it is. The provider is asked by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +51,6 @@ class Alert:
 
     def __str__(self) -> str:
         what = "refused a call" if self.percent is None else f"passed {self.percent} %"
-        from costguard.money import to_text
-
         return (
             f"budget {self.budget} {what}: {to_text(self.spent_nanos)} of {to_text(self.budget.limit_nanos)} USD spent"
         )

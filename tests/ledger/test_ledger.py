@@ -225,7 +225,7 @@ def test_an_accepted_task_stays_held(ledger: Ledger) -> None:
     assert task.status == "held"
 
 
-@pytest.mark.parametrize("again", [Settle(1, a_charge(70), "0"), Release(1, "late"), Doubt(1, "late")])
+@pytest.mark.parametrize("again", [Settle(1, a_charge(20), "0"), Release(1, "late"), Doubt(1, "late")])
 def test_what_comes_after_a_settlement_changes_nothing(ledger: Ledger, again: Settle | Release | Doubt) -> None:
     ledger.set_budget(make_budget("/", "1", per="total", warn_at=(1,)), NOW_US)
     hold(ledger, 100)

@@ -231,6 +231,8 @@ class LedgerMachine(RuleBasedStateMachine):
         if attempt.charged and attempt.open:
             return  # an attempt's own response comes once
         key = "own" if not attempt.keys else min(attempt.keys)
+        if attempt.keys:
+            lines = ()  # known: told again, and not more than before
         charge = a_charge(sum(line.nanos for line in lines), lines=lines)
         self.take_alerts(self.ledger.conclude(self.now, [Settle(attempt.id, charge, key, keep_rest=partial)]))
         if attempt.keys:

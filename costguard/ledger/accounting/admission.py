@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from costguard.budgets import day_of
 from costguard.ledger.accounting.limits import Limits, State
+from costguard.ledger.engine import Tx
 from costguard.ledger.owner import this_process
-from costguard.ledger.records import Admitted, Alert, NewAttempt, Refused, Tx, Unpriced
+from costguard.ledger.records import Admitted, Alert, NewAttempt, Refused, Unpriced
 
 EXCEEDED = "exceeded"
 """The alert of a window's first refusal, beside the percents."""
@@ -62,13 +63,13 @@ class Admissions(Limits):
         for task, upper, amount in zip(tasks, uppers, amounts, strict=True):
             attempt_id = tx.insert(
                 "INSERT INTO attempts (task_uuid, project, task_type, model, delivery, results, at_us, day,"
-                " upper, expected, price_id, estimate, tags, clamped_from, host, owner_id, status, held, charged, seen)"
-                " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,'held',?,0,0)",
+                " upper, expected, price_id, estimate, tags, clamped_from, host, spelling, owner_id, status, held,"
+                " charged, seen) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,'held',?,0,0)",
                 "id",
                 (
                     task.task_uuid, project, task.task_type, task.model, task.delivery, task.results, at_us,
                     day, upper, task.expected, task.price_id, task.estimate, task.tags, task.clamped_from,
-                    task.host, owner[1], amount,
+                    task.host, task.spelling, owner[1], amount,
                 ),
             )  # fmt: skip
             ids.append(attempt_id)

@@ -2,7 +2,7 @@
 
 Money moves only through `entries`, the append-only journal. `attempts` and `balances` are derived
 from it and kept beside it, so that an admission reads three rows and a month's report its roll-ups.
-The parts: `reading`, `limits`, `admission`, `posting`, `endings`.
+The parts: `reading`, `usage`, `limits`, `admission`, `posting`, `endings`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from costguard.budgets import day_of
 from costguard.errors import ConfigurationError
 from costguard.ledger.accounting.admission import Admissions
 from costguard.ledger.accounting.endings import Endings
-from costguard.ledger.records import Engine, Tx
+from costguard.ledger.accounting.usage import Usage
+from costguard.ledger.accounting.verify import verify
+from costguard.ledger.engine import Engine, Tx
+from costguard.ledger.records import Verification
 
 
 def wall_clock_us() -> int:
@@ -22,7 +25,7 @@ def wall_clock_us() -> int:
     return time.time_ns() // 1000
 
 
-class Ledger(Admissions, Endings):
+class Ledger(Admissions, Endings, Usage):
     """Holds, charges, budgets and reports over an `Engine`. Every method is one transaction.
 
     `timezone` is the reporting zone, fixed when the ledger is created (default UTC); naming another
@@ -48,6 +51,10 @@ class Ledger(Admissions, Endings):
     def is_closed(self) -> bool:
         """True once `close` was called."""
         return self._engine.is_closed
+
+    def verify(self) -> Verification:
+        """Recompute every promise from the rows, on one snapshot; names the first difference."""
+        return self._engine.read(verify)
 
     def _reporting_zone(self, wanted: str | None) -> str:
         def read(tx: Tx) -> str | None:

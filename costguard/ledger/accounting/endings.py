@@ -10,9 +10,10 @@ from operator import attrgetter
 from costguard.errors import ConfigurationError
 from costguard.ledger.accounting.posting import Posting
 from costguard.ledger.accounting.reading import ATTEMPT, Attempt
-from costguard.ledger.accounting.results import Booked, same_results
-from costguard.ledger.charges import WEAK, Basis, Charge, Line
-from costguard.ledger.records import Accept, Alert, Doubt, Ending, Observation, Release, Settle, Tx
+from costguard.ledger.accounting.results import Same, merged_key, same_results
+from costguard.ledger.charges import BEYOND_NOTE, WEAK, Basis, Charge, Line, merged
+from costguard.ledger.engine import Tx
+from costguard.ledger.records import Accept, Alert, Doubt, Ending, Observation, Release, Settle
 
 OPEN = ("held", "unresolved")
 """Statuses of attempts whose money is set aside."""
@@ -64,10 +65,16 @@ class Endings(Posting):
         self, tx: Tx, at_us: int, attempt: Attempt, settles: Sequence[Settle], *, is_first: bool
     ) -> list[Alert]:
         """An attempt's own response: charge its results, but for those that came by another road before."""
-        known = [] if is_first else self._booked(tx, attempt.task_uuid)
-        known = [one for one in known if one.attempt_id == attempt.id or not one.direct]
-        pairs = same_results(known, [(settle.key, settle.charge.nanos) for settle in settles])
-        elsewhere = bool(known) and any(one is not None and one.attempt_id != attempt.id for one in pairs)
+        booked = [] if is_first else self._booked(tx, attempt.task_uuid)
+        capacity = attempt.results if is_first else self._capacity(tx, attempt.task_uuid)
+        room = capacity - len(booked)
+        pairs = same_results(
+            [one for one in booked if one.attempt_id == attempt.id or not one.direct],
+            [(settle.key, settle.charge.nanos) for settle in settles],
+            capacity=capacity,
+            room=room,
+        )
+        elsewhere = bool(booked) and any(one is not None and one.booked.attempt_id != attempt.id for one in pairs)
         keep_rest = elsewhere or settles[-1].keep_rest
         alerts = []
         if attempt.status not in OPEN and None in pairs:
@@ -75,14 +82,16 @@ class Endings(Posting):
             alerts += self._withdraw(tx, at_us, attempt.task_uuid)
         for n, (settle, old) in enumerate(zip(settles, pairs, strict=True)):
             if old is not None:
-                alerts += self._improve(tx, at_us, old, settle.key, settle.charge)
+                alerts += self._improve(tx, at_us, old, settle.key, settle.charge) or []
                 continue
+            charge = _in_room(settle.charge, room)
+            room -= 1
             now = attempt if n == 0 and not alerts else self._attempt(tx, attempt.id)
             held, is_missing = 0, False
             if keep_rest and now.status in OPEN:
                 held, is_missing = _share(now, now.seen + settle.charge.results)
             alerts += self._post(
-                tx, at_us, now, held, settle.charge, "unresolved" if is_missing else "settled", settle.reason,
+                tx, at_us, now, held, charge, "unresolved" if is_missing else "settled", settle.reason,
                 ended_us=at_us, key=settle.key, direct=True, is_first=is_first and n == 0,
             )  # fmt: skip
         if attempt.status in OPEN and (keep_rest or None not in pairs):
@@ -108,8 +117,8 @@ class Endings(Posting):
     def observe(self, at_us: int, seen: Observation) -> tuple[tuple[Alert, ...], int]:
         """Book what a poll, webhook or `getTaskDetails` tells of a task: (alerts, changes made).
 
-        Known results change nothing, but that the provider's figure takes the place of our own; a new one
-        settles the oldest open attempt, or, if none is open, is charged to the last one all the same.
+        Known results change nothing but what is told of them for the first time; a new one settles the oldest
+        open attempt, or, if none is open, is charged to the last one all the same.
         Unknown tasks change nothing.
         """
         alerts: list[Alert] = []
@@ -118,22 +127,28 @@ class Endings(Posting):
 
     def _observe(self, tx: Tx, at_us: int, seen: Observation, alerts: list[Alert]) -> int:
         alerts.clear()
+        booked = self._booked(tx, seen.task_uuid)
+        capacity = self._capacity(tx, seen.task_uuid)
+        room = capacity - len(booked)
         pairs = same_results(
-            self._booked(tx, seen.task_uuid),
+            booked,
             [(key, None if charge is None else charge.nanos) for key, charge in seen.results],
+            capacity=capacity,
             whole=seen.whole,
         )
         changes = 0
         is_told = True
         for (key, charge), old in zip(seen.results, pairs, strict=True):
             if old is None and charge is not None:
-                alerts += self._book(tx, at_us, seen, key, charge)
+                alerts += self._book(tx, at_us, seen, key, _in_room(charge, room))
+                room -= 1
                 changes += 1
             elif old is None:
                 is_told = False
-            elif charge is not None and _is_better(charge, old):
-                alerts += self._improve(tx, at_us, old, key, charge)
-                changes += 1
+            elif charge is not None:
+                improved = self._improve(tx, at_us, old, key, charge)
+                alerts += improved or []
+                changes += improved is not None
         fates: dict[int, bool | None] = {}
         for attempt in self._attempts(tx, seen.task_uuid) if seen.settled_all and is_told else ():
             if attempt.status not in OPEN or not self._is_over(tx, attempt, seen.over, fates):
@@ -162,30 +177,36 @@ class Endings(Posting):
         status = attempt.status if is_missing else "settled"
         return self._post(tx, at_us, attempt, held, charge, status, seen.reason, key=key)
 
-    def _improve(self, tx: Tx, at_us: int, old: Booked, key: str, charge: Charge) -> list[Alert]:
-        """The provider's own figure takes the place of a computed or assumed one, line by line."""
-        if not _is_better(charge, old):
-            return []
-        attempt = self._attempt(tx, old.attempt_id)
-        lines = tx.all(
-            "SELECT component, modality, quantity, nanos FROM lines WHERE charge_seq = ? ORDER BY n", (old.seq,)
-        )
-        (results,) = tx.one("SELECT results FROM charges WHERE seq = ?", (old.seq,)) or (0,)
+    def _improve(self, tx: Tx, at_us: int, same: Same, key: str, charge: Charge) -> list[Alert] | None:
+        """What is told anew of a known result takes the place of its charge, line by line; None if nothing is."""
+        seq, attempt_id, old_key, _, _, direct = same.booked
+        old = self._charge(tx, seq)
+        found = merged(old, charge) if same.tells else None
+        if found is None:
+            return None
+        attempt = self._attempt(tx, attempt_id)
         back = _bare_charge(
             old.basis,
-            tuple(Line(c, m, None if q is None else -q, -nanos) for c, m, q, nanos in lines),
-            -int(results),
+            tuple(Line(c, m, None if q is None else -q, -nanos) for c, m, q, nanos in old.lines),
+            -old.results,
         )
-        reason = "the provider's own figure came"
-        alerts = self._post(tx, at_us, attempt, attempt.held, back, attempt.status, attempt.reason, replaces=old.seq)
-        attempt = self._attempt(tx, old.attempt_id)
+        alerts = self._post(tx, at_us, attempt, attempt.held, back, attempt.status, attempt.reason, replaces=seq)
+        attempt = self._attempt(tx, attempt_id)
+        own = old.basis in WEAK and found.basis not in WEAK
         alerts += self._post(
-            tx, at_us, attempt, attempt.held, charge, attempt.status, reason, key=key, direct=old.direct
-        )
+            tx, at_us, attempt, attempt.held, found, attempt.status,
+            "the provider's own figure came" if own else attempt.reason,
+            key=merged_key(old_key, key, found, named=same.named), direct=direct,
+        )  # fmt: skip
         weak = [one for one in self._booked(tx, attempt.task_uuid) if one.basis in WEAK]
         if not any(one.attempt_id == attempt.id for one in weak):
             tx.run("UPDATE attempts SET unconfirmed = NULL WHERE id = ?", (attempt.id,))
         return alerts
+
+    @staticmethod
+    def _capacity(tx: Tx, task_uuid: str) -> int:
+        """The results that all attempts of a task asked for."""
+        return int((tx.one("SELECT sum(results) FROM attempts WHERE task_uuid = ?", (task_uuid,)) or (0,))[0] or 0)
 
     def _withdraw(self, tx: Tx, at_us: int, task_uuid: str) -> list[Alert]:
         """The truth came after an operator's word: take back what was booked by hand."""
@@ -258,8 +279,9 @@ def _share(attempt: Attempt, seen: int) -> tuple[int, bool]:
     return -(-(attempt.upper or 0) * missing // attempt.results), missing > 0
 
 
-def _is_better(charge: Charge, old: Booked) -> bool:
-    return old.basis in WEAK and charge.basis not in WEAK
+def _in_room(charge: Charge, room: int) -> Charge:
+    """A new result's charge, which says so if nobody asked for that many."""
+    return charge if room > 0 else charge._replace(odd=True, notes=(*charge.notes, BEYOND_NOTE))
 
 
 def _correction(nanos: int) -> Charge:

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from costguard.budgets import Budget, Window, thresholds_crossed, window_at
-from costguard.ledger.accounting.reading import BUDGET, Reading, marks, read_budget
-from costguard.ledger.records import Alert, Engine, Tx
+from costguard.ledger.accounting.reading import BUDGET, Reading, read_budget
+from costguard.ledger.accounting.sql import charged_and_held, marks
+from costguard.ledger.engine import Engine, Tx
+from costguard.ledger.records import Alert
 from costguard.projects import ancestors
 
 PATHS_MAX = 10_000
@@ -200,7 +202,7 @@ class Limits(Reading):
 
     def _open_balance(self, tx: Tx, budget_id: int, budget: Budget, window: Window) -> tuple[int, int]:
         """Start a window's balance with what its tasks already spent and hold."""
-        balance = self._recompute(tx, budget.project, window)
+        balance = charged_and_held(tx, budget.project, window)
         tx.run("INSERT INTO balances VALUES (?,?,?,?)", (budget_id, window.start_us, *balance))
         return balance
 

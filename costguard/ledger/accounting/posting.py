@@ -7,9 +7,11 @@ import os
 from collections import Counter
 
 from costguard.ledger.accounting.limits import Limits
-from costguard.ledger.accounting.reading import Attempt, marks
+from costguard.ledger.accounting.reading import Attempt
+from costguard.ledger.accounting.sql import marks
 from costguard.ledger.charges import WEAK, Charge, Line
-from costguard.ledger.records import Alert, Tx
+from costguard.ledger.engine import Tx
+from costguard.ledger.records import Alert
 
 MEDIA_AGE_US = 90 * 86_400 * 1_000_000
 """A medium that was not billed for so long is forgotten."""

@@ -7,25 +7,17 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from costguard.budgets import ALL_TIME, Budget, Window, day_of, window_at
-from costguard.errors import ConfigurationError
+from costguard.budgets import ALL_TIME, Budget, Window, window_at
 from costguard.ledger.accounting.results import Booked
+from costguard.ledger.accounting.sql import STANDING, admitted_in, charged_and_held, covered, marks
+from costguard.ledger.charges import Charge, Line
+from costguard.ledger.engine import Engine, Tx
 from costguard.ledger.owner import Owner, is_dead
-from costguard.ledger.records import Balance, Engine, Settled, TaskRow, Tx, UsageRow, Verification
+from costguard.ledger.records import Balance, TaskRow
 from costguard.money import sum_known
 from costguard.projects import ancestors
 
-TOKEN_COMPONENTS = ("prompt", "cache", "completion", "unitemized")
-"""Components whose quantity counts tokens; the others count uses, or nothing."""
-
-GROUPS = ("project", "model", "day", "modality", "basis")
-"""What usage can be grouped by; `modality` gives two keys, component and modality."""
-
 BUDGET = "id, project, per, limit_nanos, timezone, action, warn_at, floor_tokens, wait_ms"
-
-
-HISTORY_DAYS = 30
-"""Days of history that expectations are learned from."""
 
 FOREIGN_AGE_US = 3600 * 1_000_000
 """A hold of a process on another host, whose life cannot be seen, reads `unresolved` after an hour."""
@@ -58,15 +50,11 @@ class Attempt(NamedTuple):
     seen: int
     """Results charged so far."""
     host: str
+    spelling: str | None
+    """How the caller wrote `task_uuid`, None where that is how."""
 
 
 ATTEMPT = ", ".join(Attempt._fields)
-
-STANDING = (
-    "c.replaces IS NULL"
-    " AND NOT EXISTS (SELECT 1 FROM charges r WHERE r.attempt_id = c.attempt_id AND r.replaces = c.seq)"
-)
-"""SQL condition: the charge `c` was neither taken back nor takes another one back."""
 
 
 @functools.lru_cache(maxsize=1024)
@@ -77,13 +65,6 @@ def read_budget(
     return Budget(project, per, limit, timezone, action, tuple(json.loads(warn_at)), floor, wait_ms)
 
 
-def covered(project: str, column: str = "project") -> tuple[str, tuple[str, ...]]:
-    """SQL condition and parameters: `column` is `project` or lies below it."""
-    if project == "/":
-        return "1=1", ()
-    return f"({column} = ? OR ({column} >= ? AND {column} < ?))", (project, f"{project}/", f"{project}0")
-
-
 class Reading:
     """The reading half of `Ledger`; every method is one snapshot and raises LedgerError if it cannot be had."""
 
@@ -92,8 +73,6 @@ class Reading:
     def __init__(self, engine: Engine, now_us: Callable[[], int]) -> None:
         self._engine = engine
         self._now_us = now_us
-
-    # -- reading --------------------------------------------------------------------------------
 
     def ceilings(self) -> dict[str, int]:
         """All ceilings: model or task type -> nano-USD per result."""
@@ -120,28 +99,11 @@ class Reading:
                     found.append(Balance(budget, Window(0, None), 0, 0))
                     continue
                 window = window_at(budget.per, budget.timezone, at_us)
-                spent, held = self._balance(tx, row[0], window) or self._recompute(tx, budget.project, window)
+                spent, held = self._balance(tx, row[0], window) or charged_and_held(tx, budget.project, window)
                 found.append(Balance(budget, window, spent, held))
             return found
 
         return self._engine.read(op)
-
-    def verify(self) -> Verification:
-        """Recompute every promise from the rows, on one snapshot; names the first difference."""
-        from costguard.ledger.accounting import verify
-
-        return self._engine.read(verify.verify)
-
-    @staticmethod
-    def _recompute(tx: Tx, project: str, window: Window) -> tuple[int, int]:
-        condition, parameters = covered(project)
-        until = "" if window.end_us is None else " AND at_us < ?"
-        row = tx.one(
-            "SELECT coalesce(sum(charged), 0), coalesce(sum(held), 0) FROM attempts"
-            f" WHERE {condition} AND at_us >= ?{until}",
-            (*parameters, window.start_us, *(() if window.end_us is None else (window.end_us,))),
-        )
-        return (row[0], row[1]) if row else (0, 0)
 
     @staticmethod
     def _balance(tx: Tx, budget_id: int, window: Window) -> tuple[int, int] | None:
@@ -252,104 +214,6 @@ class Reading:
             clamped_from=first.clamped_from,
         )
 
-    def usage(self, by: Sequence[str], first_day: str, end_day: str, project: str | None = None) -> list[UsageRow]:
-        """Charges of the days in [first_day, end_day) of the reporting zone, from the roll-ups.
-
-        `by` is any of GROUPS; rows are sorted by their keys. ISO dates.
-        """
-        columns = group_columns(by)
-        keys = ", ".join(columns)
-        condition, parameters = covered(project) if project is not None else ("1=1", ())
-        count = "sum(tasks)" if "modality" in by else "sum(lead_tasks)"
-        tokens = ", ".join(f"'{component}'" for component in TOKEN_COMPONENTS)
-        rows = self._engine.read(
-            lambda tx: tx.all(
-                f"SELECT {keys + ',' if keys else ''} {count},"
-                f" sum(CASE WHEN component IN ({tokens}) THEN quantity ELSE 0 END), sum(nanos)"
-                f" FROM rollups WHERE day >= ? AND day < ? AND {condition}"
-                + (f" GROUP BY {keys} ORDER BY {keys}" if keys else " HAVING count(*) > 0"),
-                (first_day, end_day, *parameters),
-            )
-        )
-        return [UsageRow(tuple(row[:-3]), row[-3], row[-2], row[-1]) for row in rows]
-
-    def usage_lines(
-        self, by: Sequence[str], timezone: str, start_us: int, end_us: int, project: str | None = None
-    ) -> list[UsageRow]:
-        """As `usage`, for the days of another zone: reads every line of [start_us, end_us), slower."""
-        condition, parameters = covered(project, "a.project") if project is not None else ("1=1", ())
-        columns = group_columns(by)
-
-        def op(tx: Tx) -> list[UsageRow]:
-            groups: dict[tuple[str, ...], tuple[set[str], list[int]]] = {}
-            for uuid, at_us, project_, model, component, modality, basis, quantity, nanos in tx.each(
-                "SELECT a.task_uuid, a.at_us, a.project, a.model, coalesce(l.component, 'unitemized'),"
-                " coalesce(l.modality, ''), c.basis, coalesce(l.quantity, 0), coalesce(l.nanos, 0)"
-                " FROM attempts a JOIN charges c ON c.attempt_id = a.id"
-                " LEFT JOIN lines l ON l.charge_seq = c.seq"
-                f" WHERE a.at_us >= ? AND a.at_us < ? AND {condition}",
-                (start_us, end_us, *parameters),
-            ):
-                values = {
-                    "project": project_, "model": model, "component": component, "modality": modality,
-                    "basis": basis, "day": day_of(timezone, at_us) if "day" in columns else "",
-                }  # fmt: skip
-                uuids, sums = groups.setdefault(tuple(values[c] for c in columns), (set(), [0, 0]))
-                uuids.add(uuid)
-                sums[0] += quantity if component in TOKEN_COMPONENTS else 0
-                sums[1] += nanos
-            return [UsageRow(keys, len(uuids), *sums) for keys, (uuids, sums) in sorted(groups.items())]
-
-        return self._engine.read(op)
-
-    def mean_completion(self, project: str, model: str, at_us: int) -> int | None:
-        """Mean completion tokens of a result of this project and model over `HISTORY_DAYS`; None without any."""
-        first_day = day_of(self.timezone, max(0, at_us - HISTORY_DAYS * 86_400_000_000))
-        row = self._engine.read(
-            lambda tx: tx.one(
-                "SELECT sum(quantity), sum(results) FROM rollups"
-                " WHERE day >= ? AND project = ? AND model = ? AND component = 'completion'",
-                (first_day, project, model),
-            )
-        )
-        return -(-row[0] // row[1]) if row and row[1] else None
-
-    def settled(self, start_us: int, end_us: int, project: str | None = None) -> list[Settled]:
-        """The settled attempts admitted in [start_us, end_us) that the provider's own figures were charged for."""
-        condition, parameters = covered(project, "a.project") if project is not None else ("1=1", ())
-
-        def op(tx: Tx) -> list[Settled]:
-            found: dict[int, Settled] = {}
-            own: set[int] = set()
-            for attempt_id, *attempt, nanos, basis, component, modality, quantity, n in tx.each(
-                "SELECT a.id, a.model, a.results, a.seen, a.expected, a.upper, a.estimate, c.nanos, c.basis,"
-                " coalesce(l.component, ''), coalesce(l.modality, ''), l.quantity, coalesce(l.n, 0)"
-                " FROM attempts a JOIN charges c ON c.attempt_id = a.id LEFT JOIN lines l ON l.charge_seq = c.seq"
-                f" WHERE a.status = 'settled' AND a.at_us >= ? AND a.at_us < ? AND {condition} AND {STANDING}"
-                " ORDER BY a.id, c.seq, l.n",
-                (start_us, end_us, *parameters),
-            ):
-                one = found.get(attempt_id) or Settled._make((*attempt, 0, {}))
-                if basis not in ("breakdown", "cost"):
-                    own.add(attempt_id)
-                tokens = one.tokens
-                name = {"prompt": modality, "cache": modality, "completion": "completion"}.get(component)
-                if component == "unitemized" or name == "" or (name and quantity is None):
-                    tokens = None
-                elif name and tokens is not None:
-                    tokens[name] = tokens.get(name, 0) + quantity
-                found[attempt_id] = one._replace(nanos=one.nanos + (0 if n else nanos), tokens=tokens)
-            return [one for attempt_id, one in found.items() if attempt_id not in own]
-
-        return self._engine.read(op)
-
-    def media_counts(self, digests: Sequence[str]) -> dict[str, dict[str, int]]:
-        """What the media with these digests were billed as: digest -> tokens of one result by modality."""
-        rows = self._engine.read(
-            lambda tx: tx.all(f"SELECT digest, counts FROM media WHERE digest IN ({marks(len(digests))})", digests)
-        )
-        return {digest: json.loads(counts) for digest, counts in rows}
-
     @staticmethod
     def _booked(tx: Tx, task_uuid: str) -> list[Booked]:
         """The results charged for a task, as they stand: without what was replaced, and without corrections."""
@@ -360,6 +224,20 @@ class Reading:
             (task_uuid,),
         )
         return [Booked._make((*row[:-1], bool(row[-1]))) for row in rows]
+
+    @staticmethod
+    def _charge(tx: Tx, seq: int) -> Charge:
+        """A charge as it was booked, of one that is known to be there."""
+        (figures,) = tx.all(
+            "SELECT cost_nanos, total_nanos, computed_nanos, price_id, prompt_tokens, completion_tokens,"
+            " reasoning_tokens, cached_tokens, cache_reading, raw, results, nanos, basis, odd, notes"
+            " FROM charges WHERE seq = ?",
+            (seq,),
+        )
+        *told, raw, results, nanos, basis, odd, notes = figures
+        lines = tx.all("SELECT component, modality, quantity, nanos FROM lines WHERE charge_seq = ? ORDER BY n", (seq,))
+        said = tuple(json.loads(notes)) if notes else ()
+        return Charge._make((nanos, basis, tuple(map(Line._make, lines)), *told, bool(odd), said, raw, results))
 
     def unconfirmed(self, before_us: int) -> list[str]:
         """Tasks admitted up to `before_us` whose charge is not the provider's figure, and who was not asked yet."""
@@ -373,17 +251,28 @@ class Reading:
             ]
         )
 
+    def spellings(self, task_uuids: Sequence[str]) -> dict[str, str]:
+        """The callers' own spelling of each of these tasks that is in the ledger: that of its newest attempt."""
+        rows = self._engine.read(
+            lambda tx: tx.all(
+                "SELECT task_uuid, coalesce(spelling, task_uuid) FROM attempts"
+                f" WHERE task_uuid IN ({marks(len(task_uuids))}) ORDER BY id",
+                task_uuids,
+            )
+        )
+        return dict(rows)
+
     def open_attempts(self, project: str = "/", window: Window = ALL_TIME) -> list[Attempt]:
         """Attempts whose money is still held; those of dead owners read `unresolved`."""
         return self._engine.read(lambda tx: self._open(tx, project, window))
 
     def _open(self, tx: Tx, project: str, window: Window) -> list[Attempt]:
-        condition, parameters = covered(project)
-        until = "" if window.end_us is None else " AND at_us < ?"
+        below, projects = covered(project)
+        within, times = admitted_in(window)
         rows = tx.all(
-            f"SELECT {ATTEMPT} FROM attempts WHERE status IN ('held', 'unresolved') AND {condition}"
-            f" AND at_us >= ?{until} ORDER BY id",
-            (*parameters, window.start_us, *(() if window.end_us is None else (window.end_us,))),
+            f"SELECT {ATTEMPT} FROM attempts WHERE status IN ('held', 'unresolved') AND {below} AND {within}"
+            " ORDER BY id",
+            (*projects, *times),
         )
         return self._derive(tx, map(Attempt._make, rows))
 
@@ -413,22 +302,6 @@ def over_by_task(attempts: Iterable[Attempt]) -> dict[str, frozenset[int]]:
         ids = {attempt.id} if attempt.ended_us is not None or attempt.status == "unresolved" else frozenset[int]()
         found[attempt.task_uuid] = found.get(attempt.task_uuid, frozenset()) | ids
     return found
-
-
-@functools.lru_cache(maxsize=64)
-def marks(count: int) -> str:
-    """`count` parameter marks."""
-    return ",".join("?" * count)
-
-
-def group_columns(by: Sequence[str]) -> list[str]:
-    """The roll-up's columns for the groups of `by`, in their order."""
-    columns: list[str] = []
-    for group in by:
-        if group not in GROUPS:
-            raise ConfigurationError(f"by: {group!r} is not one of {', '.join(GROUPS)}")
-        columns += ["component", "modality"] if group == "modality" else [group]
-    return list(dict.fromkeys(columns))
 
 
 def _related(budget_project: str, project: str) -> bool:

@@ -7,8 +7,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 from costguard.budgets import Window, day_of, window_at
-from costguard.ledger.accounting.reading import covered
-from costguard.ledger.records import Tx, Verification
+from costguard.ledger.accounting.sql import charged_and_held
+from costguard.ledger.engine import Tx
+from costguard.ledger.records import Verification
 from costguard.money import to_text
 from costguard.projects import ancestors
 
@@ -146,21 +147,15 @@ def _balances(tx: Tx) -> Findings:
         " FROM balances w JOIN budgets b ON b.id = w.budget_id"
     ):
         window = window_at(per, timezone, window_us)
-        condition, parameters = covered(project)
-        until = "" if window.end_us is None else " AND at_us < ?"
-        row = tx.one(
-            "SELECT coalesce(sum(charged), 0), coalesce(sum(held), 0) FROM attempts"
-            f" WHERE {condition} AND at_us >= ?{until}",
-            (*parameters, window_us, *(() if window.end_us is None else (window.end_us,))),
-        ) or (0, 0)
+        true = charged_and_held(tx, project, Window(window_us, window.end_us))
         if window.start_us != window_us:
             yield f"budget {project} per {per} has a balance for {window_us}, where no {per} of {timezone} begins"
-        elif (spent, held) == (row[0], row[1]):
+        elif (spent, held) == true:
             yield None
         else:
             yield (
                 f"budget {project} per {per}, window {_name(window)}: spent {to_text(spent)}, held {to_text(held)};"
-                f" its tasks sum to {to_text(row[0])}, {to_text(row[1])}"
+                f" its tasks sum to {to_text(true[0])}, {to_text(true[1])}"
             )
 
 

@@ -102,7 +102,15 @@ CREATE TABLE media (digest TEXT PRIMARY KEY, at_us INTEGER NOT NULL, counts TEXT
 CREATE INDEX media_by_time ON media (at_us);
 """
 
-MIGRATIONS: tuple[tuple[str, str], ...] = (("m001_spine", _M1_SPINE), ("m002_media", _M2_MEDIA))
+# A task's UUID is one name in any case, and kept in lower case; the provider is asked for it as its caller wrote
+# it. NULL where that is the same.
+_M3_SPELLING = "ALTER TABLE attempts ADD COLUMN spelling TEXT;"
+
+MIGRATIONS: tuple[tuple[str, str], ...] = (
+    ("m001_spine", _M1_SPINE),
+    ("m002_media", _M2_MEDIA),
+    ("m003_spelling", _M3_SPELLING),
+)
 VERSION = len(MIGRATIONS)
 """The schema number this costguard writes (SQLite's `user_version`)."""
 

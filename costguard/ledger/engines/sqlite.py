@@ -320,6 +320,11 @@ class SqliteEngine:
         self._read_gate.release()
 
 
+def open_engine(target: str | Path, *, durability: str) -> SqliteEngine:
+    """See `costguard.ledger.engines`: the file at a path."""
+    return SqliteEngine(target, durability=durability)
+
+
 _REMEDIES = (
     ("disk is full", "the disk is full; free some room, nothing already recorded is lost"),
     ("readonly", "the file or its folder is read-only; make both writable for this user"),

@@ -1,0 +1,45 @@
+"""Pieces of SQL that several parts of the accounting are made of."""
+
+from __future__ import annotations
+
+import functools
+
+from costguard.budgets import Window
+from costguard.ledger.engine import Tx
+
+STANDING = (
+    "c.replaces IS NULL"
+    " AND NOT EXISTS (SELECT 1 FROM charges r WHERE r.attempt_id = c.attempt_id AND r.replaces = c.seq)"
+)
+"""SQL condition: the charge `c` was neither taken back nor takes another one back."""
+
+
+@functools.lru_cache(maxsize=64)
+def marks(count: int) -> str:
+    """`count` parameter marks."""
+    return ",".join("?" * count)
+
+
+def covered(project: str, column: str = "project") -> tuple[str, tuple[str, ...]]:
+    """SQL condition and parameters: `column` is `project` or lies below it."""
+    if project == "/":
+        return "1=1", ()
+    return f"({column} = ? OR ({column} >= ? AND {column} < ?))", (project, f"{project}/", f"{project}0")
+
+
+def admitted_in(window: Window) -> tuple[str, tuple[int, ...]]:
+    """SQL condition and parameters: an attempt was admitted in `window`."""
+    if window.end_us is None:
+        return "at_us >= ?", (window.start_us,)
+    return "at_us >= ? AND at_us < ?", (window.start_us, window.end_us)
+
+
+def charged_and_held(tx: Tx, project: str, window: Window) -> tuple[int, int]:
+    """What the attempts at or below `project` that were admitted in `window` were charged, and hold, in nano-USD."""
+    below, projects = covered(project)
+    within, times = admitted_in(window)
+    row = tx.one(
+        f"SELECT coalesce(sum(charged), 0), coalesce(sum(held), 0) FROM attempts WHERE {below} AND {within}",
+        (*projects, *times),
+    )
+    return (row[0], row[1]) if row else (0, 0)

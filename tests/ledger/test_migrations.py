@@ -1,0 +1,78 @@
+"""A ledger of a released costguard is brought up to date as it is opened, with all that is in it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ledgers import NOW_US, a_charge, an_attempt, open_ledger, verified
+
+from costguard.ledger.engines import schema
+from costguard.ledger.records import Admitted, Observation
+
+LOWER = "aaaaaaaa-0000-4000-8000-00000000000a"
+UPPER = LOWER.upper()
+
+RELEASED = """
+INSERT INTO meta VALUES ('timezone', 'UTC');
+INSERT INTO owners VALUES (1, 'gone', 'boot', 7, 'start');
+INSERT INTO attempts (id, task_uuid, project, task_type, model, delivery, results, at_us, day, upper, expected,
+  estimate, tags, host, owner_id, status, held, charged, seen)
+  VALUES (1, 'an-old-task', 'acme', 'textInference', 'm', 'sync', 1, 1795348800000000, '2026-11-22', 100, 100,
+  '{}', '{}', '', 1, 'unresolved', 100, 0, 0);
+INSERT INTO entries (at_us, attempt_id, kind, held, spent) VALUES (1795348800000000, 1, 'hold', 100, 0);
+"""
+"""What schema 2 keeps of one open attempt."""
+
+
+@pytest.fixture(params=["a blank file", "schema 2"])
+def path(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    path = tmp_path / "ledger.db"
+    if request.param == "schema 2":
+        connection = sqlite3.connect(path, isolation_level=None)
+        with monkeypatch.context() as patch:
+            patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:2])
+            schema.migrate(connection)
+        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        connection.executescript(RELEASED)
+        connection.close()
+    yield path
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA user_version").fetchone() == (schema.VERSION,)
+    connection.close()
+
+
+def test_what_an_older_schema_holds_is_still_there_and_can_be_settled(path: Path) -> None:
+    ledger = open_ledger(path)
+    for task in ledger.tasks():
+        assert (task.task_uuid, task.status, task.held) == ("an-old-task", "unresolved", 100)
+        assert ledger.spellings(["an-old-task"]) == {"an-old-task": "an-old-task"}
+        ledger.observe(NOW_US, Observation(task.task_uuid, (("", a_charge(30)),)))
+        assert [(one.charged, one.held) for one in ledger.tasks()] == [(30, 0)]
+    assert verified(ledger)
+    ledger.close()
+
+
+def test_a_task_is_known_by_one_name_and_asked_for_as_its_caller_wrote_it(path: Path) -> None:
+    ledger = open_ledger(path)
+    plain, shouted = an_attempt(7, task_uuid="plain"), an_attempt(7, task_uuid=LOWER)._replace(spelling=UPPER)
+    assert isinstance(ledger.admit("a", NOW_US, [plain, shouted]), Admitted)
+    assert [attempt.spelling for attempt in ledger.attempts(LOWER)] == [UPPER]
+    assert ledger.spellings(["plain", LOWER, "unheard of"]) == {"plain": "plain", LOWER: UPPER}
+    assert ledger.spellings([]) == {}
+    assert {attempt.task_uuid: attempt.spelling for attempt in ledger.open_attempts("a")} == {
+        "plain": None,
+        LOWER: UPPER,
+    }
+    assert verified(ledger)
+    ledger.close()
+
+
+def test_a_task_sent_again_in_another_spelling_is_asked_for_in_the_newest(path: Path) -> None:
+    ledger = open_ledger(path)
+    for spelling in (UPPER, None):
+        ledger.admit("a", NOW_US, [an_attempt(7, task_uuid=LOWER)._replace(spelling=spelling)])
+    assert ledger.spellings([LOWER]) == {LOWER: LOWER}
+    ledger.close()

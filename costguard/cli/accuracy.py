@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from costguard.cli.app import MONTH, PROJECT, Session, format_option, pass_session, write
+from costguard.cli.app import MONTH, PROJECT, Session, format_option, pass_session, show
 
 
 @click.command(short_help="Compare estimates with what was billed.")
@@ -20,7 +20,7 @@ def accuracy(session: Session, month: str | None, project: str | None, output: s
     from costguard.budgets import day_of, month_bounds
     from costguard.reports.accuracy import accuracy as compare
     from costguard.reports.accuracy import over_line
-    from costguard.reports.output import Column, csv_text, json_text, table_text
+    from costguard.reports.document import Column, Document, Table
 
     with session.guard() as guard:
         zone = guard.ledger.timezone
@@ -28,10 +28,7 @@ def accuracy(session: Session, month: str | None, project: str | None, output: s
         window = month_bounds(month, zone)
         found = compare(guard.ledger.settled(window.start_us, window.end_us or 0, project))
     rows = [{**row._asdict(), "unit": row.unit} for row in found]
-    if output == "json":
-        over = sum(row.over for row in found)
-        write(json_text({"schema": 1, "month": month, "project": project, "rows": rows, "over": over}))
-        return
+    over = sum(row.over for row in found)
     columns = (
         Column("model", "Model"),
         Column("what", "What"),
@@ -43,12 +40,15 @@ def accuracy(session: Session, month: str | None, project: str | None, output: s
         Column("ratio", "Billed/expected", number=True),
         Column("over", "Above upper", number=True),
     )
-    if output == "csv":
-        write(csv_text(columns, rows))
-    elif not rows:
-        click.echo(f"Nothing was settled in {month}.")
-    else:
-        click.echo(f"{table_text(columns, rows)}\n\n{over_line(found)}")
+    show(
+        Document(
+            {"month": month, "project": project, "rows": rows, "over": over},
+            [column.key for column in columns],
+            rows,
+            (Table(columns, rows), over_line(found)) if rows else (f"Nothing was settled in {month}.",),
+        ),
+        output,
+    )
 
 
 COMMANDS = (accuracy,)

@@ -16,8 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
-from costguard.errors import BudgetExceeded, ConfigurationError, CostguardError, LedgerError
+from costguard.errors import ConfigurationError, CostguardError, LedgerError
+from costguard.refusals import BudgetExceeded
+from costguard.reports import formats
+from costguard.reports.document import Document
 
 if TYPE_CHECKING:
     from costguard.guard import Guard
@@ -89,13 +93,35 @@ class Session:
 pass_session = click.make_pass_decorator(Session)
 
 
+class FormatType(click.ParamType[str]):
+    """The name of a format, of those there are when it is asked for."""
+
+    name = "format"
+
+    @property
+    def _choice(self) -> click.Choice[str]:
+        return click.Choice(list(formats.FORMATS))
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """One of the names; anything else is a usage error."""
+        return self._choice.convert(value, param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
+        """All names, for the help."""
+        return self._choice.get_metavar(param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The names that begin so."""
+        return self._choice.shell_complete(ctx, param, incomplete)
+
+
 def format_option(command: F) -> F:
     """Add `--format` to a command that prints data, as its argument `output`."""
     return click.option(
         "--format",
         "output",
-        type=click.Choice(["table", "json", "csv"]),
-        default="table",
+        type=FormatType(),
+        default=next(iter(formats.FORMATS)),
         show_default=True,
         help="How to print it.",
     )(command)
@@ -112,9 +138,12 @@ def prices_option(command: F) -> F:
     )(command)
 
 
-def write(text: str) -> None:
-    """Print JSON or CSV: always UTF-8, whatever the terminal's locale says."""
-    click.echo(text.rstrip("\n").encode())
+def show(document: Document, output: str) -> None:
+    """Print a document in the format `output`; for programs always as UTF-8, whatever the locale says."""
+    chosen = formats.named(output)
+    text = chosen.write(document).rstrip("\n")
+    if text:
+        click.echo(text if chosen.FOR_PEOPLE else text.encode())
 
 
 class _Failed(click.ClickException):

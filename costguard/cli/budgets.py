@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from costguard.budgets import ACTIONS, PERIODS, make_budget
-from costguard.cli.app import AMOUNT, PERCENTS, PROJECT, ZONE, Session, format_option, pass_session, write
+from costguard.cli.app import AMOUNT, PERCENTS, PROJECT, ZONE, Session, format_option, pass_session, show
 from costguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def set_(
 @pass_session
 def list_(session: Session, output: str) -> None:
     """List all budgets."""
-    from costguard.reports.output import Column, csv_text, json_text, table_text
+    from costguard.reports.document import Column, Document, Table
 
     with session.guard() as guard:
         rows: list[dict[str, Any]] = [
@@ -92,12 +92,8 @@ def list_(session: Session, output: str) -> None:
         Column("wait_s", "Wait s", number=True),
     )
     joined = [{**row, "warn_at": ",".join(map(str, row["warn_at"]))} for row in rows]
-    if output == "json":
-        write(json_text({"schema": 1, "budgets": rows}))
-    elif output == "csv":
-        write(csv_text(columns, joined))
-    else:
-        click.echo(table_text(columns, joined) if rows else "No budgets.")
+    parts = (Table(columns, joined),) if rows else ("No budgets.",)
+    show(Document({"budgets": rows}, [column.key for column in columns], joined, parts), output)
 
 
 @budget.command("remove")
@@ -113,7 +109,7 @@ def remove(session: Session, project: str, per: str) -> None:
 
 
 def _sentence(known: Budget) -> str:
-    from costguard.reports.output import usd
+    from costguard.reports.document import usd
 
     alerts = f", alerts at {', '.join(map(str, known.warn_at))} %" if known.warn_at else ""
     floor = f", floor {known.floor_tokens:,} tokens" if known.action == "clamp" else ""

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import click
 
-from costguard.cli.app import AMOUNT, Session, format_option, pass_session, write
+from costguard.cli.app import AMOUNT, Session, format_option, pass_session, show
 from costguard.errors import ConfigurationError
 
 
@@ -21,7 +21,7 @@ def ceiling() -> None:
 @pass_session
 def set_(session: Session, name: str, amount: Decimal) -> None:
     """Let NAME (a model or task type without a price) be sent, held at AMOUNT USD per result."""
-    from costguard.reports.output import usd
+    from costguard.reports.document import usd
 
     with session.guard(create=True) as guard:
         guard.set_ceiling(name, amount)
@@ -33,17 +33,13 @@ def set_(session: Session, name: str, amount: Decimal) -> None:
 @pass_session
 def list_(session: Session, output: str) -> None:
     """List all ceilings."""
-    from costguard.reports.output import Column, csv_text, json_text, table_text
+    from costguard.reports.document import Column, Document, Table
 
     with session.guard() as guard:
         rows = [{"name": name, "per_result": amount} for name, amount in guard.ceilings().items()]
     columns = (Column("name", "Model or task type"), Column("per_result", "USD per result", number=True))
-    if output == "json":
-        write(json_text({"schema": 1, "ceilings": rows}))
-    elif output == "csv":
-        write(csv_text(columns, rows))
-    else:
-        click.echo(table_text(columns, rows) if rows else "No ceilings.")
+    parts = (Table(columns, rows),) if rows else ("No ceilings.",)
+    show(Document({"ceilings": rows}, [column.key for column in columns], rows, parts), output)
 
 
 @ceiling.command("remove")

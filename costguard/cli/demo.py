@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from costguard.cli import status
-from costguard.errors import BudgetExceeded, ConfigurationError, LedgerError
+from costguard.cli.app import show
+from costguard.errors import ConfigurationError, LedgerError
+from costguard.refusals import BudgetExceeded
 
 if TYPE_CHECKING:
     import httpx
@@ -87,11 +89,11 @@ def _run(path: Path) -> None:
                 click.echo(f"    ! {alerts.pop(0)}")
 
         click.echo("\n$ costguard status")
-        click.echo(status.table(guard.status()))
+        show(status.document(guard.status()), "table")
         at_us = guard.now_us()
         click.echo("\n$ costguard report --by modality")
         month = f"{guard.status()[0].window_start:%Y-%m}"
-        click.echo(statement.to_table(monthly(guard.ledger, month, by=("modality",), at_us=at_us)))
+        show(statement.document(monthly(guard.ledger, month, by=("modality",), at_us=at_us)), "table")
         click.echo("\n$ costguard verify")
         difference = guard.verify().difference
     if difference is not None:
@@ -104,7 +106,7 @@ def _call(guard: Guard, client: httpx.Client, seed: Seed) -> None:
     import textwrap
 
     from costguard import money
-    from costguard.reports.output import usd
+    from costguard.reports.document import usd
 
     found = guard.estimate(seed.request)
     name = f"{seed.name}, {seed.model.rpartition('@')[2]}"

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from costguard.cli.app import MEDIA_MAX, PROJECT, Session, format_option, pass_session, prices_option, write
+from costguard.cli.app import MEDIA_MAX, PROJECT, Session, format_option, pass_session, prices_option, show
 
 if TYPE_CHECKING:
     from costguard.estimating.estimate import Estimate
     from costguard.estimating.media import MediaMax
+    from costguard.reports.document import Table
     from costguard.tasks import Task
 
 
@@ -35,7 +37,7 @@ def estimate(
     from costguard.estimating.estimate import estimate as estimate_task
     from costguard.estimating.media import MediaMax
     from costguard.prices.book import PriceBook
-    from costguard.reports.output import Column, csv_text, json_text
+    from costguard.reports.document import Document
     from costguard.wire.runware.requests import parse_request
 
     book = PriceBook.load(folder)
@@ -51,21 +53,18 @@ def estimate(
     found = [(n, task, estimated(task) if task.billable else None) for n, task in enumerate(request.tasks)]
     rows = [_row(index, task, each) for index, task, each in found]
     total = {bound: _sum(row[bound] for row in rows) for bound in ("expected", "upper")}
-    if output == "json":
-        write(json_text({"schema": 1, "tasks": rows, "total": total}))
-    elif output == "csv":
-        write(csv_text([Column(key, "") for key in _TOKEN_KEYS], [line for row in rows for line in _token_rows(row)]))
-    else:
-        click.echo(_table(rows, total))
-        settings = sorted({setting for _, _, each in found if each for setting in each.unbounded})
-        learned = sorted({each.model for _, _, each in found if each and each.learned})
-        if learned:
-            click.echo(f"\nExpected completions are learned from {project}: {', '.join(learned)}.")
-        if settings:
-            click.echo(
-                "\nMedia of unknown length count as the model's whole context; state their maximum:"
-                f" --media-max {','.join(f'{setting}=N' for setting in settings)}"
-            )
+    parts: list[str | Table] = list(_parts(rows, total))
+    learned = sorted({each.model for _, _, each in found if each and each.learned})
+    if learned:
+        parts.append(f"Expected completions are learned from {project}: {', '.join(learned)}.")
+    settings = sorted({setting for _, _, each in found if each for setting in each.unbounded})
+    if settings:
+        parts.append(
+            "Media of unknown length count as the model's whole context; state their maximum:"
+            f" --media-max {','.join(f'{setting}=N' for setting in settings)}"
+        )
+    lines = [line for row in rows for line in _token_rows(row)]
+    show(Document({"tasks": rows, "total": total}, _TOKEN_KEYS, lines, parts), output)
 
 
 def _row(index: int, task: Task, found: Estimate | None) -> dict[str, Any]:
@@ -119,22 +118,22 @@ def _token_rows(row: dict[str, Any]) -> list[dict[str, Any]]:
 _TOKEN_KEYS = ("task", "model", "what", "expected", "upper", "unit")
 
 
-def _table(rows: list[dict[str, Any]], total: dict[str, Decimal | None]) -> str:
+def _parts(rows: list[dict[str, Any]], total: dict[str, Decimal | None]) -> Iterator[str | Table]:
     """Tokens per result, then what each task comes to."""
-    from costguard.reports.output import Column, table_text
+    from costguard.reports.document import Column, Table
 
     bounds = (Column("expected", "Expected", number=True), Column("upper", "Upper", number=True))
     tokens = [line for row in rows for line in _token_rows(row) if line["unit"] == "tokens"]
     costs = [{**row, "model": row["model"] or row["task_type"]} for row in rows]
     task = (Column("task", "Task", number=True), Column("model", "Model"))
-    texts = []
     if tokens:
-        texts += [table_text((*task, Column("what", "Tokens per result"), *bounds), tokens), ""]
+        yield Table((*task, Column("what", "Tokens per result"), *bounds), tokens)
     in_usd = tuple(column._replace(title=f"{column.title} USD") for column in bounds)
     results = Column("results", "Results", number=True)
-    texts.append(table_text((*task, results, *in_usd), costs, {"model": "total", **total}))
+    yield Table((*task, results, *in_usd), costs, {"model": "total", **total})
     notes = [f"Task {row['task']} has no worst case: {row['unpriced']}." for row in rows if row["unpriced"]]
-    return "\n".join([*texts, *([""] if notes else []), *notes])
+    if notes:
+        yield "\n".join(notes)
 
 
 def _sum(amounts: Any) -> Decimal | None:

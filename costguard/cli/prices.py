@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from costguard.cli.app import format_option, prices_option, write
+from costguard.cli.app import format_option, prices_option, show
 from costguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from costguard.prices.price import ModelPrices, Price
+    from costguard.prices.model import ModelPrices
+    from costguard.prices.price import Price
 
 
 @click.group()
@@ -26,7 +27,7 @@ def prices() -> None:
 def list_(folder: Path | None, output: str) -> None:
     """List the models that have a price."""
     from costguard.prices.book import PriceBook
-    from costguard.reports.output import Column, csv_text, json_text, table_text
+    from costguard.reports.document import Column, Document, Table
 
     rows: list[dict[str, Any]] = [
         {
@@ -47,25 +48,20 @@ def list_(folder: Path | None, output: str) -> None:
         Column("name", "Name"),
         Column("checked", "Checked", whole=True),
     )
-    if output == "json":
-        write(json_text({"schema": 1, "models": rows}))
-    elif output == "csv":
-        write(csv_text([Column(key, "") for key in _MODEL_KEYS], joined))
-    else:
-        click.echo(table_text(columns, joined))
+    show(Document({"models": rows}, _MODEL_KEYS, joined, (Table(columns, joined),)), output)
 
 
 @prices.command("show")
 @click.argument("model")
 @prices_option
 @format_option
-def show(model: str, folder: Path | None, output: str) -> None:
+def show_(model: str, folder: Path | None, output: str) -> None:
     """Show every price of MODEL (AIR or slug), by effective date.
 
     Rates are USD per 1,000,000 tokens; feature fees are USD per use.
     """
     from costguard.prices.book import PriceBook
-    from costguard.reports.output import Column, csv_text, json_text, table_text
+    from costguard.reports.document import Column, Document, Table
 
     book = PriceBook.load(folder)
     known = book.find(model)
@@ -73,26 +69,26 @@ def show(model: str, folder: Path | None, output: str) -> None:
         names = ", ".join(each.model for each in book.models())
         raise ConfigurationError(f"no price for model {model!r}; known: {names}; add a price file with --prices FOLDER")
     rows = [row for entry in known.prices for row in _rates(entry)]
-    if output == "json":
-        write(json_text({"schema": 1, **_document(known), "rates": rows}))
-    elif output == "csv":
-        write(csv_text([Column(key, "") for key in _RATE_KEYS], rows))
-    else:
-        columns = (
-            Column("effective_from", "From", whole=True),
-            Column("above_prompt_tokens", "Above prompt tokens", number=True),
-            Column("component", "Component"),
-            Column("modality", "Modality"),
-            Column("usd", "USD", number=True),
-            Column("per", "Per", number=True),
-        )
-        click.echo(f"{known.name} ({known.model}), {known.task_type}, {known.context_tokens:,} tokens of context\n")
-        click.echo(table_text(columns, rows))
-        for entry in known.prices:
-            click.echo(f"\nFrom {entry.effective_from:%Y-%m-%d}, checked {entry.checked}: {entry.source}")
-            if entry.note:
-                click.echo(entry.note)
-        click.echo(f"\n{known.file}")
+    columns = (
+        Column("effective_from", "From", whole=True),
+        Column("above_prompt_tokens", "Above prompt tokens", number=True),
+        Column("component", "Component"),
+        Column("modality", "Modality"),
+        Column("usd", "USD", number=True),
+        Column("per", "Per", number=True),
+    )
+    parts: tuple[str | Table, ...] = (
+        f"{known.name} ({known.model}), {known.task_type}, {known.context_tokens:,} tokens of context",
+        Table(columns, rows),
+        *(_origin(entry) for entry in known.prices),
+        str(known.file),
+    )
+    show(Document({**_document(known), "rates": rows}, _RATE_KEYS, rows, parts), output)
+
+
+def _origin(entry: Price) -> str:
+    origin = f"From {entry.effective_from:%Y-%m-%d}, checked {entry.checked}: {entry.source}"
+    return f"{origin}\n{entry.note}" if entry.note else origin
 
 
 def _document(known: ModelPrices) -> dict[str, Any]:
@@ -105,7 +101,7 @@ def _document(known: ModelPrices) -> dict[str, Any]:
         "context_tokens": known.context_tokens,
         "completion_default": known.completion_default,
         "completion_max": known.completion_max,
-        "media": known.media._asdict(),
+        "media": {**known.media.counts, **known.media.flags},
         "file": str(known.file),
         "entries": [
             {

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from costguard.cli.app import AGE, ENDPOINT, Session, format_option, pass_session, write
+from costguard.cli.app import AGE, ENDPOINT, Session, format_option, pass_session, show
 from costguard.errors import ConfigurationError, CostguardError
 
 if TYPE_CHECKING:
     from costguard.exchange.reconcile import Progress
     from costguard.exchange.settlement import Finding
     from costguard.guard import Guard
+    from costguard.reports.document import Document
 
 KEY_VARIABLE = "RUNWARE_API_KEY"
 """Environment variable with the API key: a key among the arguments would show in the list of processes."""
@@ -55,7 +56,7 @@ def reconcile(session: Session, min_age: str, url: str, output: str) -> None:
         with httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S) as client, _progress() as progress:
             result = guard.reconcile(client, min_age=min_age, progress=progress)
         rows = [_row(guard, finding) for finding in result.findings]
-    _print(rows, output)
+    show(_told(rows), output)
     if not result.answered:
         raise CostguardError(f"{url} told nothing of any task: {result.findings[-1].reason}; nothing was changed")
 
@@ -72,34 +73,27 @@ def _row(guard: Guard, finding: Finding) -> dict[str, Any]:
     }
 
 
-def _print(rows: Sequence[dict[str, Any]], output: str) -> None:
-    from costguard.reports.output import Column, csv_text, json_text, table_text
+def _told(rows: Sequence[dict[str, Any]]) -> Document:
+    from costguard.reports.document import Column, Document, Table
 
-    if output == "csv":
-        write(csv_text([Column(key, "") for key in _KEYS], rows))
-        return
-    parts = {outcome: [row for row in rows if row["outcome"] == outcome] for outcome in _HEADINGS}
-    if output == "json":
-        kept = {"settled": ("task_uuid", "charged", "reason")}
-        lists = {
-            outcome: [{key: row[key] for key in kept.get(outcome, ("task_uuid", "reason"))} for row in part]
-            for outcome, part in parts.items()
-        }
-        write(json_text({"schema": 1, "asked": len(rows), **lists}))
-        return
-    if rows:
-        columns = (
-            Column("task_uuid", "Task", whole=True),
-            Column("outcome", "Outcome", whole=True),
-            Column("charged", "Charged", number=True),
-            Column("reason", "Reason"),
-        )
-        click.echo(table_text(columns, rows) + "\n")
-    click.echo(f"Asked for {len(rows)}: " + ", ".join(f"{len(part)} {outcome}" for outcome, part in parts.items()))
+    outcomes = {outcome: [row for row in rows if row["outcome"] == outcome] for outcome in _HEADINGS}
+    kept = {"settled": ("task_uuid", "charged", "reason")}
+    lists = {
+        outcome: [{key: row[key] for key in kept.get(outcome, ("task_uuid", "reason"))} for row in found]
+        for outcome, found in outcomes.items()
+    }
+    columns = (
+        Column("task_uuid", "Task", whole=True),
+        Column("outcome", "Outcome", whole=True),
+        Column("charged", "Charged", number=True),
+        Column("reason", "Reason"),
+    )
+    counts = ", ".join(f"{len(found)} {outcome}" for outcome, found in outcomes.items())
+    parts = (*((Table(columns, rows),) if rows else ()), f"Asked for {len(rows)}: {counts}")
+    return Document({"asked": len(rows), **lists}, [column.key for column in columns], rows, parts)
 
 
 _HEADINGS = ("settled", "released", "left")
-_KEYS = ("task_uuid", "outcome", "charged", "reason")
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from costguard.cli.app import MONTH, PROJECT, ZONE, Session, format_option, pass_session, write
+from costguard.cli.app import MONTH, PROJECT, ZONE, Session, format_option, pass_session, show
 
 
 @click.command()
@@ -40,12 +40,7 @@ def report(
             timezone=timezone,
             at_us=at_us,
         )
-    if output == "json":
-        write(statement.to_json(found))
-    elif output == "csv":
-        write(statement.to_csv(found))
-    else:
-        click.echo(statement.to_table(found))
+    show(statement.document(found), output)
 
 
 COMMANDS = (report,)

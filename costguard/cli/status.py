@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from costguard.cli.app import AMOUNT, EXIT_OVER_BUDGET, PROJECT, Session, format_option, pass_session, write
+from costguard.cli.app import AMOUNT, EXIT_OVER_BUDGET, PROJECT, Session, format_option, pass_session, show
 
 if TYPE_CHECKING:
     from costguard.guard import BudgetStatus
+    from costguard.reports.document import Document
 
 
 @click.command()
@@ -24,18 +25,10 @@ def status(session: Session, project: str | None, output: str) -> None:
 
     With PROJECT, the budgets that cover it and those below it.
     """
-    from costguard.reports.output import Column, csv_text, json_text
-
     with session.guard() as guard:
-        rows = [_row(found) for found in guard.status(project)]
-    if output == "json":
-        write(json_text({"schema": 1, "budgets": rows}))
-    elif output == "csv":
-        write(csv_text([Column(key, "") for key in _KEYS], rows))
-    elif not rows:
-        click.echo("No budgets." if project is None else f"No budget covers {project}, and there is none below it.")
-    else:
-        click.echo(_table(rows))
+        found = guard.status(project)
+    nothing = "No budgets." if project is None else f"No budget covers {project}, and there is none below it."
+    show(document(found, nothing), output)
 
 
 @click.command(short_help="Ask whether an amount fits the budgets of a project.")
@@ -49,7 +42,7 @@ def check(ctx: click.Context, project: str, amount: Decimal, output: str) -> Non
     Exit code 0 if it fits, 3 if a budget would refuse it. Nothing is held.
     """
     from costguard.projects import covers
-    from costguard.reports.output import Column, csv_text, json_text, usd
+    from costguard.reports.document import Document, usd
 
     session: Session = ctx.obj
     with session.guard() as guard:
@@ -64,26 +57,33 @@ def check(ctx: click.Context, project: str, amount: Decimal, output: str) -> Non
         "remaining": tightest.remaining if tightest else None,
         "budget": {"project": tightest.project, "per": tightest.per} if tightest else None,
     }
-    if output == "json":
-        write(json_text({"schema": 1, **row}))
-    elif output == "csv":
-        flat = {**row, "budget": f"{tightest.project} per {tightest.per}" if tightest else None}
-        write(csv_text([Column(key, "") for key in flat], [flat]))
-    elif tightest is None:
-        click.echo(f"{usd(amount)} USD fits: no hard budget covers {project}")
-    else:
-        answer = "fits" if fits else "does not fit"
-        click.echo(
-            f"{usd(amount)} USD {answer}: {usd(tightest.remaining)} USD remaining"
-            f" ({tightest.project} per {tightest.per})"
-        )
+    flat = {**row, "budget": f"{tightest.project} per {tightest.per}" if tightest else None}
+    answer = "fits" if fits else "does not fit"
+    said = (
+        f"{usd(tightest.remaining)} USD remaining ({flat['budget']})"
+        if tightest
+        else f"no hard budget covers {project}"
+    )
+    show(Document(row, list(flat), [flat], (f"{usd(amount)} USD {answer}: {said}",)), output)
     if not fits:
         ctx.exit(EXIT_OVER_BUDGET)
 
 
-def table(found: Sequence[BudgetStatus]) -> str:
-    """Budgets with their current windows, as `status` shows them. Amounts in USD."""
-    return _table([_row(each) for each in found])
+def document(found: Sequence[BudgetStatus], nothing: str = "No budgets.") -> Document:
+    """Budgets with their current windows, amounts in USD; people read `nothing` where there are none."""
+    from costguard.reports.document import Column, Document, Table
+
+    rows = [_row(each) for each in found]
+    columns = (
+        Column("project", "Project"),
+        Column("per", "Per"),
+        Column("limit", "Limit USD", number=True),
+        Column("spent", "Spent", number=True),
+        Column("held", "Held", number=True),
+        Column("remaining", "Remaining", number=True),
+        Column("window_end", "Resets"),
+    )
+    return Document({"budgets": rows}, _KEYS, rows, (Table(columns, rows) if rows else nothing,))
 
 
 def _row(found: BudgetStatus) -> dict[str, Any]:
@@ -98,21 +98,6 @@ def _row(found: BudgetStatus) -> dict[str, Any]:
         "held": found.held,
         "remaining": found.remaining,
     }
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
-    from costguard.reports.output import Column, table_text
-
-    columns = (
-        Column("project", "Project"),
-        Column("per", "Per"),
-        Column("limit", "Limit USD", number=True),
-        Column("spent", "Spent", number=True),
-        Column("held", "Held", number=True),
-        Column("remaining", "Remaining", number=True),
-        Column("window_end", "Resets"),
-    )
-    return table_text(columns, rows)
 
 
 def _local(moment: datetime | None, timezone: str) -> datetime | None:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from costguard.cli.app import AMOUNT, MOMENT, PROJECT, Session, format_option, pass_session, write
+from costguard.cli.app import AMOUNT, MOMENT, PROJECT, Session, format_option, pass_session, show
 from costguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from costguard.ledger.records import TaskRow
+    from costguard.reports.document import Table
 
 STATUSES = ("held", "settled", "released", "unresolved")
 TABLE_ROWS = 50
@@ -47,12 +48,14 @@ def tasks(
 
     Days and times without an offset are in the ledger's reporting zone.
     """
-    from costguard.reports.output import Column, csv_text, json_text
+    from costguard.reports.document import Document
+    from costguard.reports.formats import named
 
     if ctx.invoked_subcommand is not None:
         return
     session: Session = ctx.obj
-    asked = TABLE_ROWS + COUNTED_MAX + 1 if limit is None and output == "table" else limit
+    shortened = limit is None and named(output).FOR_PEOPLE
+    asked = TABLE_ROWS + COUNTED_MAX + 1 if shortened else limit
     with session.guard() as guard:
         zone = guard.ledger.timezone
         known = guard.prices.find(model) if model else None
@@ -64,19 +67,13 @@ def tasks(
             until_us=None if until is None else _instant(until, zone, end=True),
             limit=asked,
         )
-    if output == "table":
-        shown = found if limit is not None else found[-TABLE_ROWS:]
-        click.echo(_table([_row(task, zone) for task in shown]))
-        older = len(found) - len(shown)
-        if older:
-            count = f"{older:,}" if older <= COUNTED_MAX else f"more than {COUNTED_MAX:,}"
-            click.echo(f"\nThe newest {TABLE_ROWS}; {count} older. All of them: --limit N, or --format json or csv.")
-        return
-    rows = [_row(task, zone) for task in found]
-    if output == "json":
-        write(json_text({"schema": 1, "tasks": rows}))
-    else:
-        write(csv_text([Column(key, "") for key in _KEYS], rows))
+    rows = [_row(task, zone) for task in (found[-TABLE_ROWS:] if shortened else found)]
+    parts: list[str | Table] = [_table(rows) if rows else "No tasks."]
+    older = len(found) - len(rows)
+    if older:
+        count = f"{older:,}" if older <= COUNTED_MAX else f"more than {COUNTED_MAX:,}"
+        parts.append(f"The newest {TABLE_ROWS}; {count} older. All of them: --limit N, or --format json or csv.")
+    show(Document({"tasks": rows}, _KEYS, rows, parts), output)
 
 
 @tasks.command(short_help="Say by hand what became of a task that is still open.")
@@ -92,7 +89,7 @@ def resolve(session: Session, task_uuid: str, charged: Decimal | None, released:
     Try `costguard reconcile` first.
     """
     from costguard import money
-    from costguard.reports.output import usd
+    from costguard.reports.document import usd
 
     if (charged is None) is not released:
         raise click.UsageError("state one of --charged X and --released")
@@ -140,15 +137,12 @@ def _row(task: TaskRow, timezone: str) -> dict[str, Any]:
     }
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
+def _table(rows: list[dict[str, Any]]) -> Table:
     """One line a task where the width allows it, else two, so that no identifier is folded."""
-    from costguard.reports.output import Column, table_text, terminal_width
+    from costguard.reports.document import Column, Table
 
-    if not rows:
-        return "No tasks."
     money = (Column("held", "Held", number=True), Column("charged", "Charged", number=True))
-    width = terminal_width()
-    columns: tuple[Column, ...] = (
+    columns = (
         Column("task_uuid", "Task", whole=True),
         Column("project", "Project"),
         Column("model", "Model"),
@@ -157,8 +151,6 @@ def _table(rows: list[dict[str, Any]]) -> str:
         *money,
         Column("basis", "Basis", whole=True),
     )
-    if width is None or width >= _ONE_LINE_CHARS:
-        return table_text(columns, rows)
     stacked = [
         {
             **row,
@@ -168,7 +160,8 @@ def _table(rows: list[dict[str, Any]]) -> str:
         }
         for row in rows
     ]
-    return table_text((Column("task", "Task"), Column("state", "Status", whole=True), *money), stacked)
+    two_lines = Table((Column("task", "Task"), Column("state", "Status", whole=True), *money), stacked)
+    return Table(columns, rows, stacked=two_lines, stacked_below=_ONE_LINE_CHARS)
 
 
 _ONE_LINE_CHARS = 150

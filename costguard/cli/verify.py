@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from costguard.cli.app import Session, format_option, pass_session, write
+from costguard.cli.app import Session, format_option, pass_session, show
 from costguard.errors import LedgerError
 
 
@@ -16,18 +16,16 @@ def verify(session: Session, output: str) -> None:
 
     Exit code 1 if one does not hold; the first difference is named.
     """
-    from costguard.reports.output import Column, csv_text, json_text, table_text
+    from costguard.reports.document import Column, Document, Table
 
     with session.guard() as guard:
         found = guard.verify()
     rows = [{"promise": name, "checked": count} for name, count in found.checked.items()]
-    if output == "json":
-        write(json_text({"schema": 1, "ok": found.ok, "difference": found.difference, "checked": found.checked}))
-    elif output == "csv":
-        write(csv_text((Column("promise", ""), Column("checked", "")), rows))
-    elif found.ok:
-        click.echo(table_text((Column("promise", "Promise"), Column("checked", "Rows", number=True)), rows))
-        click.echo("\nAll promises hold.")
+    columns = (Column("promise", "Promise"), Column("checked", "Rows", number=True))
+    record = {"ok": found.ok, "difference": found.difference, "checked": found.checked}
+    # A difference is told as an error.
+    parts = (Table(columns, rows), "All promises hold.") if found.ok else ()
+    show(Document(record, [column.key for column in columns], rows, parts), output)
     if found.difference is not None:
         raise LedgerError(f"a promise does not hold: {found.difference}")
 

@@ -1,1 +1,1 @@
-"""Reports: what was spent, read from a ledger (`monthly`), and how any of it is written down (`output`)."""
+"""Reports: what was spent, read from a ledger (`monthly`), as a neutral `document`, and the `formats` that write it."""

@@ -7,7 +7,7 @@ import io
 import json
 import random
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -19,9 +19,9 @@ from conftest import API, FLASH, PRO, Clock, a_task
 
 from costguard import ConfigurationError, Guard, money
 from costguard.ledger.records import TaskRow, UsageRow
-from costguard.reports import statement
+from costguard.reports import formats, statement
+from costguard.reports.document import Column, Document, Row, Table, usd
 from costguard.reports.monthly import MonthlyReport, monthly
-from costguard.reports.output import Column, csv_text, json_text, table_text, usd
 from costguard.testing import StandIn, seeds
 
 MakeGuard = Callable[..., Guard]
@@ -34,6 +34,18 @@ def send(guard: Guard, standin: StandIn, *tasks: dict[str, Any], project: str = 
 
 def read(guard: Guard, month: str, **options: Any) -> MonthlyReport:
     return monthly(guard.ledger, month, at_us=guard.now_us(), **options)
+
+
+def written(report: MonthlyReport, name: str) -> str:
+    return formats.named(name).write(statement.document(report))
+
+
+def csv_text(keys: Sequence[str], rows: Sequence[Row]) -> str:
+    return formats.named("csv").write(Document({}, keys, rows, ()))
+
+
+def table_text(columns: Sequence[Column], rows: Sequence[Row]) -> str:
+    return formats.named("table").write(Document({}, (), (), (Table(columns, rows),)))
 
 
 def by_keys(report: MonthlyReport) -> dict[tuple[str | None, ...], tuple[int, Decimal]]:
@@ -192,7 +204,7 @@ def test_charges_that_are_not_the_providers_figure_are_said(make_guard: MakeGuar
     charged = {task.basis: task.charged for task in guard.ledger.tasks()}
     assert report.bases == {basis: money.to_usd(nanos) for basis, nanos in charged.items()}
     assert list(report.bases) == ["assumed", "breakdown", "computed", "cost"]
-    text = statement.to_table(report)
+    text = written(report, "table")
     assert f"{usd(report.bases['assumed'])} USD by assumed (not the provider's figure)." in text
     assert f"{usd(report.bases['computed'])} USD by computed (not the provider's figure)." in text
     assert f"{usd(report.bases['cost'])} USD by cost (the provider's figure)." in text
@@ -205,8 +217,8 @@ def test_unknown_tokens_are_unknown_and_not_zero(make_guard: MakeGuard, standin:
     report = read(guard, "2026-11")
     assert [row.tokens for row in report.rows] == [None]
     assert report.tokens is None
-    assert json.loads(statement.to_json(report))["rows"][0]["tokens"] is None
-    assert statement.to_csv(report).splitlines()[1] == f"acme/search,1,,{usd(report.total)}"
+    assert json.loads(written(report, "json"))["rows"][0]["tokens"] is None
+    assert written(report, "csv").splitlines()[1] == f"acme/search,1,,{usd(report.total)}"
 
 
 class Racing:
@@ -256,15 +268,16 @@ def test_an_unusable_argument_is_named(make_guard: MakeGuard, options: dict[str,
 def test_money_is_written_plainly_whatever_its_size() -> None:
     rows = [{"cost": money.to_usd(nanos)} for nanos in (0, 1, -5_000_000_000, 10**18)]
     expected = ["0.00", "0.000000001", "-5.00", "1000000000.00"]
-    assert [row["cost"] for row in json.loads(json_text({"rows": rows}))["rows"]] == expected
-    assert csv_text([Column("cost", "")], rows).splitlines() == ["cost", *expected]
+    assert [
+        row["cost"] for row in json.loads(formats.named("json").write(Document({"rows": rows}, (), (), ())))["rows"]
+    ] == expected
+    assert csv_text(["cost"], rows).splitlines() == ["cost", *expected]
 
 
 def test_text_that_a_spreadsheet_would_run_is_guarded_and_negative_money_is_not() -> None:
-    columns = [Column("project", ""), Column("cost", ""), Column("tokens", "")]
     texts = ["=cmd|' /C calc'!A0", "+1", "-1+1", "@SUM(A1)", "\tx", "acme/=x", 'say "hi", twice']
     rows = [{"project": text, "cost": Decimal("-0.50"), "tokens": -3} for text in texts]
-    found = list(csv.DictReader(io.StringIO(csv_text(columns, rows))))
+    found = list(csv.DictReader(io.StringIO(csv_text(["project", "cost", "tokens"], rows))))
     assert [row["project"] for row in found] == [*(f"'{text}" for text in texts[:5]), *texts[5:]]
     assert {(row["cost"], row["tokens"]) for row in found} == {("-0.50", "-3")}
 
@@ -273,8 +286,8 @@ def test_a_project_named_like_a_formula_is_guarded_in_the_report(make_guard: Mak
     guard = make_guard()
     send(guard, standin, project="=1+1")
     report = read(guard, "2026-11")
-    assert statement.to_csv(report).splitlines()[1].startswith("'=1+1,1,")
-    assert json.loads(statement.to_json(report))["rows"][0]["project"] == "=1+1"
+    assert written(report, "csv").splitlines()[1].startswith("'=1+1,1,")
+    assert json.loads(written(report, "json"))["rows"][0]["project"] == "=1+1"
 
 
 def test_decimal_points_stand_under_each_other_and_headings_above_them() -> None:
@@ -294,7 +307,7 @@ def test_markup_and_wide_characters_in_names_are_shown_as_they_are() -> None:
 
 def test_a_report_without_charges_says_so(make_guard: MakeGuard) -> None:
     report = read(make_guard(), "2026-10", project="acme")
-    text = statement.to_table(report)
+    text = written(report, "table")
     assert text.startswith("2026-10, acme, days in UTC\n\nNothing was charged.\n")
-    assert statement.to_csv(report) == "project,tasks,tokens,cost\n"
+    assert written(report, "csv") == "project,tasks,tokens,cost\n"
     assert (usd(report.total), report.tasks, report.tokens) == ("0.00", 0, 0)

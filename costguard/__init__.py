@@ -6,15 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from costguard.budgets import Budget
-    from costguard.errors import (
-        BudgetExceeded,
-        ConfigurationError,
-        CostguardError,
-        InvalidRequest,
-        LedgerError,
-        PriceFileError,
-        UnpricedTask,
-    )
+    from costguard.errors import (ConfigurationError, CostguardError, InvalidRequest, LedgerError, PriceFileError)
+    from costguard.refusals import BudgetExceeded, UnpricedTask
     from costguard.estimating.estimate import Estimate
     from costguard.exchange.receipt import Receipt
     from costguard.guard import BudgetStatus, Guard
@@ -23,7 +16,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Alert": "ledger.records",
     "Budget": "budgets",
-    "BudgetExceeded": "errors",
+    "BudgetExceeded": "refusals",
     "BudgetStatus": "guard",
     "ConfigurationError": "errors",
     "CostguardError": "errors",
@@ -33,7 +26,7 @@ _HOMES = {
     "LedgerError": "errors",
     "PriceFileError": "errors",
     "Receipt": "exchange.receipt",
-    "UnpricedTask": "errors",
+    "UnpricedTask": "refusals",
 }
 """Public name -> the module it lives in."""
 

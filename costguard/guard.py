@@ -10,26 +10,26 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from costguard import money
+from costguard import clients, money
 from costguard.budgets import Budget, make_budget, to_us
 from costguard.errors import ConfigurationError, LedgerError
 from costguard.estimating.estimate import Estimate
 from costguard.estimating.media import parse_media_max
-from costguard.exchange.flow import Call
-from costguard.exchange.gate import MODES, OBSERVE, OFF, Entry, Gate
+from costguard.exchange import reconcile as asking
+from costguard.exchange.effects import Call, Claim
+from costguard.exchange.entry import Entry
+from costguard.exchange.gate import MODES, OBSERVE, OFF, Gate
 from costguard.exchange.offload import Worker
-from costguard.exchange.reconcile import Progress, Reconciliation, areconcile, parse_age, reconcile
+from costguard.exchange.reconcile import Progress, Reconciliation, parse_age
 from costguard.exchange.settlement import Settlement
 from costguard.ledger.accounting.book import Ledger, wall_clock_us
+from costguard.ledger.engines import open_engine
 from costguard.ledger.records import Alert, Verification
 from costguard.prices.book import PriceBook
 from costguard.projects import DEFAULT_PROJECT, ancestors, parse_project
-from costguard.wire.runware import requests as tasks
-
-if TYPE_CHECKING:
-    import httpx
+from costguard.wire import NATIVE
 
 C = TypeVar("C")
 
@@ -89,7 +89,7 @@ class Guard:
         self._on_alert = on_alert
         self._media_max = parse_media_max(media_max or {})
         self._endpoints = endpoints if isinstance(endpoints, str) else tuple(endpoints)
-        self.offload = Worker()
+        self._worker = Worker()
         self._open = functools.partial(open_ledger, path, durability=durability, timezone=timezone, now_us=self.now_us)
         if self.mode == OFF:
             return  # the emergency switch must not need a ledger in good health
@@ -142,7 +142,7 @@ class Guard:
 
         Further calls of theirs are refused; those on their way still have their endings written.
         """
-        self.offload.close()
+        self._worker.close()
         if "ledger" not in self.__dict__:
             return
         try:
@@ -158,17 +158,15 @@ class Guard:
 
         TypeError for anything else, ConfigurationError for a client that another Guard has.
         """
-        from costguard.clients.httpx import wrap
+        return clients.wrap(self, client)
 
-        return wrap(self, client)
-
-    def transport(self, inner: Any = None) -> httpx.BaseTransport:
-        """A guarded transport around `inner` (default: httpx's own), for those who build their client."""
+    def transport(self, inner: Any = None) -> Any:
+        """A guarded `httpx.BaseTransport` around `inner` (default: httpx's own), for those who build their client."""
         from costguard.clients.httpx import sync_transport
 
         return sync_transport(self, inner)
 
-    def async_transport(self, inner: Any = None) -> httpx.AsyncBaseTransport:
+    def async_transport(self, inner: Any = None) -> Any:
         """As `transport`, for asynchronous clients; loads the vocabulary now, not on the event loop."""
         from costguard.clients.httpx import async_transport
 
@@ -287,20 +285,20 @@ class Guard:
         carry the key. Details with results settle, only errors release; a task the provider does not know is
         released if its process is dead or its request ended over `min_age` ago; all else stays, with a reason.
         """
-        return reconcile(self, client, parse_age(min_age), progress)
+        return asking.reconcile(self._asking, client, parse_age(min_age), progress)
 
     async def areconcile(
         self, client: Any, *, min_age: str | int | timedelta = "60s", progress: Progress | None = None
     ) -> Reconciliation:
         """As `reconcile`, with an AsyncClient."""
-        return await areconcile(self, client, parse_age(min_age), progress)
+        return await asking.areconcile(self._asking, client, parse_age(min_age), progress, self.offload)
 
     def resolve(self, task_uuid: str, *, charged: str | int | Decimal | None = None, reason: str) -> None:
         """An operator's word on an unresolved task: `charged` USD, or None: not billed. Needs a reason."""
         if not isinstance(reason, str) or not reason.strip():
             raise ConfigurationError("reason: say why, in words; it is kept in the ledger")
         nanos = None if charged is None else money.parse_usd(charged, "charged")
-        self._fire(self.ledger.correct(self.now_us(), task_uuid, nanos, reason.strip()))
+        self.settlement.resolve(task_uuid, nanos, reason.strip())
 
     def verify(self) -> Verification:
         """Recompute every promise of the ledger from its rows; `.difference` names the first that fails."""
@@ -311,25 +309,42 @@ class Guard:
     def estimate(self, task: Mapping[str, Any], *, media_max: Mapping[str, object] | None = None) -> Estimate:
         """Tokens by modality and USD, expected and worst case, of one task as it would be sent."""
         options = self.gate.options(None if media_max is None else {"media_max": media_max})
-        return self.gate.estimate(tasks.from_dict(task), self.now_us(), options)
+        return self.gate.estimate(NATIVE.task(task), self.now_us(), options)
 
     def now_us(self) -> int:
         """The guard's clock: UTC microseconds."""
         return wall_clock_us() if self._clock is None else to_us(self._clock())
 
-    # -- one exchange, as `flow` asks for it ----------------------------------------------------
+    # -- one exchange, as `flow` and the clients ask for it -------------------------------------
+
+    @property
+    def is_off(self) -> bool:
+        """True in mode "off": nothing is guarded."""
+        return self.mode == OFF
+
+    def claim(self, host: str, port: int | None, path: str) -> Claim | None:
+        """Whose a POST may be: see `Endpoints.claim`."""
+        return self.gate.claim(host, port, path)
 
     def enter(self, call: Call, body: bytes) -> Entry | None:
         """Bring a POST to the gate; None if it is not to be guarded."""
-        entry = self.gate.entry(call, body)
+        entry = self.gate.enter(call, body)
         if entry is not None and self.settlement.is_behind:
             with contextlib.suppress(LedgerError):
                 self.settlement.drain()
         return entry
 
-    def learn(self, asked: Mapping[str, frozenset[int]], status: int, body: bytes) -> None:
-        """Book the answer to a question that the gate asked."""
-        self.settlement.learn(asked, status, body, None)
+    async def offload(self, run: Callable[[], Any]) -> Any:
+        """Run `run` on the ledger's thread: see `Worker`."""
+        return await self._worker(run)
+
+    def later(self, run: Callable[[], object]) -> None:
+        """Run `run` on the ledger's thread, behind what it is at."""
+        self._worker.later(run)
+
+    @property
+    def _asking(self) -> asking.Desk:
+        return asking.Desk(self.ledger, self.settlement, self.now_us)
 
     def _fire(self, alerts: Iterable[Alert]) -> None:
         for alert in alerts:
@@ -358,10 +373,8 @@ def open_ledger(
     timezone: str | None = None,
     now_us: Callable[[], int] | None = None,
 ) -> Ledger:
-    """Open or create the SQLite ledger at `path`."""
-    from costguard.ledger.engines.sqlite import SqliteEngine
-
-    engine = SqliteEngine(default_path() if path is None else path, durability=durability)
+    """Open or create the ledger at `path`: a file, or the URL of another engine's."""
+    engine = open_engine(default_path() if path is None else path, durability=durability)
     try:
         return Ledger(engine, timezone=timezone, now_us=now_us or wall_clock_us)
     except BaseException:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 Delivery = Literal["sync", "async", "stream"]
+
+
+_UUID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+
+
+def canonical(uuid: str) -> str:
+    """The one spelling of a task's name: a UUID is the same in any case, other names are as they are."""
+    lower = uuid.lower()
+    return lower if lower != uuid and _UUID.fullmatch(uuid) else uuid
 
 
 class Prompt(NamedTuple):
@@ -25,7 +35,7 @@ class Prompt(NamedTuple):
 class Task:
     """One task of a request. `raw` is its own dialect's form of it, and nobody else's to look into.
 
-    `uuid` is the ledger's name of it. `model` is as the caller wrote it, None if none is named. `results` is
+    `uuid` is the ledger's name of it, in its one spelling. `model` is as the caller wrote it, None if none is named. `results` is
     how many are asked for; `max_tokens` the allowance of completion tokens of each, None where none is stated;
     then `default_tokens` holds, unless the model's price file knows better. A task that is not `billable` is
     passed on untouched; `asks` says of one that it asks what became of others, so that its answer is read.
@@ -44,3 +54,5 @@ class Task:
     asks: bool = False
     webhook: bool = False
     """The results are sent to an address of the caller's."""
+    spelling: str | None = None
+    """How the caller wrote `uuid`, where that is not its one spelling: the provider is asked by it."""

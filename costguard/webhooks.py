@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from costguard.errors import ConfigurationError, LedgerError
-from costguard.exchange.flow import Interrupted
+from costguard.exchange.effects import Interrupted
 
 if TYPE_CHECKING:
     from costguard.guard import Guard

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import importlib
 import json
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -16,10 +17,14 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from costguard import Guard
 from costguard.ledger.records import TaskRow
 from costguard.testing import StandIn
+
+settings.register_profile("costguard", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("costguard")
 
 FLASH = "google:gemini@3-flash"
 PRO = "google:gemini@3.1-pro"

@@ -14,7 +14,7 @@ from conftest import AnyClient, only_task
 
 from costguard import Guard
 from costguard.testing import StandIn
-from costguard.wire.runware.stream import EVENT_STREAM
+from costguard.wire.sse import EVENT_STREAM
 
 SSE = {"content-type": EVENT_STREAM}
 

@@ -1,57 +1,37 @@
-"""httpx and httpx2: guarded transports. Both libraries have one API, so one adapter serves both.
-
-Which of the two is at work is read from the request's own class: responses and streams are built from
-the module that the client uses, and neither is imported here unless a default transport is asked for.
-"""
+"""httpx and httpx2: guarded transports. Both libraries have one API, so one adapter serves both."""
 
 from __future__ import annotations
 
 import functools
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextvars import ContextVar
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar
 
-from costguard.errors import BudgetExceeded, ConfigurationError, InvalidRequest, UnpricedTask
+from costguard.clients.guarding import OPTIONS, Guarding, Hand, call_of, in_hand
+from costguard.clients.httpx_messages import (
+    address,
+    another,
+    buffered,
+    head,
+    is_never_sent,
+    is_readable,
+    module_of,
+    plain_body,
+    replace_body,
+    stream_decoder,
+)
+from costguard.errors import ConfigurationError
 from costguard.estimating import tokens
-from costguard.exchange.flow import Call, Head, Interrupted, Listener, Question, Send, adrive, drive, exchange
-from costguard.exchange.gate import OFF, normal_host
+from costguard.exchange.drivers import adrive, drive
+from costguard.exchange.effects import Call, Claim, Head, Hearing, Interrupted, Question, Send
+from costguard.exchange.flow import exchange
 from costguard.exchange.offload import sleep
-
-if TYPE_CHECKING:
-    import httpx
-
-    from costguard.guard import Guard
 
 C = TypeVar("C")
 
-OPTIONS = "costguard"
-"""Key of our entry in `request.extensions` (options) and `response.extensions` (the receipt)."""
 
-
-class _Hand:
-    """A request that a guard has sent on: the same guard further down the line lets it pass, once.
-
-    A second pass is a retry in between, and one more attempt: then what comes back is booked there.
-    """
-
-    __slots__ = ("guard", "is_retried", "is_used", "request")
-
-    def __init__(self, guard: Guard, request: Any) -> None:
-        self.guard = guard
-        self.request = request
-        self.is_used = False
-        self.is_retried = False
-
-
-_in_hand: ContextVar[_Hand | None] = ContextVar("costguard_in_hand", default=None)
-
-_NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "LocalProtocolError", "UnsupportedProtocol")
-_JSON = ("application/json", "text/json", "")
-
-
-def wrap(guard: Guard, client: C) -> C:
+def wrap(guard: Guarding, client: C) -> C:
     """Put `guard` around every transport of `client`, in place."""
     module = _client_module(client)
     if module is None:
@@ -80,7 +60,7 @@ def _client_module(client: object) -> ModuleType | None:
     return None
 
 
-def _guarded(guard: Guard, transport: Any, is_async: bool) -> Any:
+def _guarded(guard: Guarding, transport: Any, is_async: bool) -> Any:
     if isinstance(transport, (GuardedTransport, AsyncGuardedTransport)):
         if transport.guard is not guard:
             raise ConfigurationError("this client is wrapped by another Guard already; a client has one")
@@ -88,16 +68,16 @@ def _guarded(guard: Guard, transport: Any, is_async: bool) -> Any:
     return AsyncGuardedTransport(guard, transport) if is_async else GuardedTransport(guard, transport)
 
 
-def sync_transport(guard: Guard, inner: Any) -> httpx.BaseTransport:
+def sync_transport(guard: Guarding, inner: Any) -> Any:
     """A guarded transport around `inner`, or around a new `HTTPTransport` of the client's own library."""
-    return cast("httpx.BaseTransport", _guarded(guard, _checked(inner, "handle_request", "HTTPTransport"), False))
+    return _guarded(guard, _checked(inner, "handle_request", "HTTPTransport"), False)
 
 
-def async_transport(guard: Guard, inner: Any) -> httpx.AsyncBaseTransport:
+def async_transport(guard: Guarding, inner: Any) -> Any:
     """A guarded transport around `inner`, or around a new `AsyncHTTPTransport` of the client's own library."""
     tokens.preload()
     inner = _checked(inner, "handle_async_request", "AsyncHTTPTransport")
-    return cast("httpx.AsyncBaseTransport", _guarded(guard, inner, True))
+    return _guarded(guard, inner, True)
 
 
 def _checked(inner: Any, method: str, default: str) -> Any:
@@ -117,7 +97,7 @@ class _Default:
 
     def _of(self, request: Any) -> Any:
         if self._made is None:
-            self._made = getattr(_module(request), self._name)()
+            self._made = getattr(module_of(request), self._name)()
         return self._made
 
     def __enter__(self) -> _Default:
@@ -150,7 +130,7 @@ class _Default:
 class GuardedTransport:
     """A synchronous transport that guards what passes through it."""
 
-    def __init__(self, guard: Guard, inner: Any) -> None:
+    def __init__(self, guard: Guarding, inner: Any) -> None:
         self.guard = guard
         self.inner = inner
 
@@ -170,7 +150,7 @@ class GuardedTransport:
         call = _call(self.guard, request)
         if call is None:
             return self.inner.handle_request(request)
-        port = _SyncPort(self.inner, request, self.guard, call.concern)
+        port = _SyncPort(self.inner, request, self.guard, call.claim)
         drive(exchange(self.guard, call), port)
         return port.response
 
@@ -178,7 +158,7 @@ class GuardedTransport:
 class AsyncGuardedTransport:
     """An asynchronous transport that guards what passes through it."""
 
-    def __init__(self, guard: Guard, inner: Any) -> None:
+    def __init__(self, guard: Guarding, inner: Any) -> None:
         self.guard = guard
         self.inner = inner
 
@@ -198,7 +178,7 @@ class AsyncGuardedTransport:
         call = _call(self.guard, request)
         if call is None:
             return await self.inner.handle_async_request(request)
-        port = _AsyncPort(self.inner, request, self.guard, call.concern)
+        port = _AsyncPort(self.inner, request, self.guard, call.claim)
         await adrive(exchange(self.guard, call), port, self.guard.offload)
         return port.response
 
@@ -206,31 +186,32 @@ class AsyncGuardedTransport:
 class _SyncPort:
     """One request on its way through a synchronous transport."""
 
-    def __init__(self, inner: Any, request: Any, guard: Guard, concern: str) -> None:
-        self._concern = concern
+    def __init__(self, inner: Any, request: Any, guard: Guarding, claim: Claim) -> None:
+        self._claim = claim
         self._inner = inner
         self._request = request
         self._guard = guard
         self.response: Any = None
 
     def read_request(self) -> bytes | None:
-        body: bytes | None = self._request.read() if _readable(self._request, self._concern) else None
-        return body
+        if not is_readable(self._request, self._claim):
+            return None
+        return plain_body(self._request, self._request.read(), self._claim)
 
     def send(self, effect: Send) -> Head:
-        _replace_body(self._request, effect.body)
-        outer, hand = _in_hand.get(), _Hand(self._guard, self._request)
-        _in_hand.set(hand)
+        replace_body(self._request, effect.body)
+        outer, hand = in_hand.get(), Hand(self._guard, self._request)
+        in_hand.set(hand)
         effect.handed = True
         try:
             self.response = self._inner.handle_request(self._request)
         except Exception as error:
-            effect.never_sent = _is_never_sent(error)
+            effect.never_sent = is_never_sent(error)
             raise
         finally:
-            _in_hand.set(outer)
+            in_hand.set(outer)
             effect.superseded = hand.is_retried
-        return _head(self.response, effect)
+        return head(self.response, effect)
 
     def read_response(self) -> bytes:
         stream = self.response.stream
@@ -238,14 +219,14 @@ class _SyncPort:
             raw = b"".join(stream)
         finally:
             stream.close()
-        return _buffered(self.response, raw)
+        return buffered(self.response, raw)
 
-    def listen(self, listener: Listener) -> None:
-        kind = _stream_class(_module(self.response).SyncByteStream, _SyncListening)
-        self.response.stream = kind(self.response.stream, listener, self._guard)
+    def listen(self, hearing: Hearing) -> None:
+        kind = _stream_class(module_of(self.response).SyncByteStream, _SyncListening)
+        self.response.stream = kind(self.response, hearing, self._guard)
 
     def ask(self, question: Question) -> tuple[int, bytes]:
-        response = self._inner.handle_request(_another(self._request, question.body))
+        response = self._inner.handle_request(another(self._request, question.body))
         try:
             return response.status_code, response.read()
         finally:
@@ -255,31 +236,32 @@ class _SyncPort:
 class _AsyncPort:
     """One request on its way through an asynchronous transport."""
 
-    def __init__(self, inner: Any, request: Any, guard: Guard, concern: str) -> None:
-        self._concern = concern
+    def __init__(self, inner: Any, request: Any, guard: Guarding, claim: Claim) -> None:
+        self._claim = claim
         self._inner = inner
         self._request = request
         self._guard = guard
         self.response: Any = None
 
     async def read_request(self) -> bytes | None:
-        body: bytes | None = await self._request.aread() if _readable(self._request, self._concern) else None
-        return body
+        if not is_readable(self._request, self._claim):
+            return None
+        return plain_body(self._request, await self._request.aread(), self._claim)
 
     async def send(self, effect: Send) -> Head:
-        _replace_body(self._request, effect.body)
-        outer, hand = _in_hand.get(), _Hand(self._guard, self._request)
-        _in_hand.set(hand)
+        replace_body(self._request, effect.body)
+        outer, hand = in_hand.get(), Hand(self._guard, self._request)
+        in_hand.set(hand)
         effect.handed = True
         try:
             self.response = await self._inner.handle_async_request(self._request)
         except Exception as error:
-            effect.never_sent = _is_never_sent(error)
+            effect.never_sent = is_never_sent(error)
             raise
         finally:
-            _in_hand.set(outer)
+            in_hand.set(outer)
             effect.superseded = hand.is_retried
-        return _head(self.response, effect)
+        return head(self.response, effect)
 
     async def read_response(self) -> bytes:
         stream = self.response.stream
@@ -287,14 +269,14 @@ class _AsyncPort:
             raw = b"".join([chunk async for chunk in stream])
         finally:
             await stream.aclose()
-        return _buffered(self.response, raw)
+        return buffered(self.response, raw)
 
-    def listen(self, listener: Listener) -> None:
-        kind = _stream_class(_module(self.response).AsyncByteStream, _AsyncListening)
-        self.response.stream = kind(self.response.stream, listener, self._guard)
+    def listen(self, hearing: Hearing) -> None:
+        kind = _stream_class(module_of(self.response).AsyncByteStream, _AsyncListening)
+        self.response.stream = kind(self.response, hearing, self._guard)
 
     async def ask(self, question: Question) -> tuple[int, bytes]:
-        response = await self._inner.handle_async_request(_another(self._request, question.body))
+        response = await self._inner.handle_async_request(another(self._request, question.body))
         try:
             return response.status_code, await response.aread()
         finally:
@@ -307,25 +289,39 @@ class _AsyncPort:
 class _Listening:
     """A response's stream, passed on chunk by chunk as it comes; the guard listens on the side."""
 
-    def __init__(self, inner: Any, listener: Listener, guard: Guard) -> None:
-        self._inner = inner
-        self._listener = listener
+    def __init__(self, response: Any, hearing: Hearing, guard: Guarding) -> None:
+        self._inner = response.stream
+        self._decoder = stream_decoder(response)
+        self._hearing = hearing
         self._guard = guard
         self._cut: str | None = "closed early"
         self._is_over = False
+        if self._decoder is not None and not self._decoder.is_able:
+            hearing.garble("the stream's encoding is none that this client can read")
+
+    def _hear(self, chunk: bytes) -> None:
+        if self._decoder is None:
+            self._hearing.feed(chunk)
+            return
+        try:
+            plain = self._decoder.decode(chunk)
+        except Exception:  # noqa: BLE001  each encoding has errors of its own, and the caller gets its own one
+            self._hearing.garble("the stream's encoding cannot be read")
+        else:
+            self._hearing.feed(plain)
 
     def __del__(self) -> None:
         if not getattr(self, "_is_over", True):
             # No thread may block here: whoever drops the last reference may hold any lock.
-            listener = self._listener
-            self._guard.offload.later(lambda: listener.end("dropped without being closed"))
+            hearing = self._hearing
+            self._guard.later(lambda: hearing.end("dropped without being closed"))
 
 
 class _SyncListening(_Listening):
     def __iter__(self) -> Iterator[bytes]:
         try:
             for chunk in self._inner:
-                self._listener.feed(chunk)
+                self._hear(chunk)
                 yield chunk
         except Exception as error:
             self._cut = type(error).__name__
@@ -343,14 +339,14 @@ class _SyncListening(_Listening):
     def _end(self) -> None:
         if not self._is_over:
             self._is_over = True
-            self._listener.end(self._cut)
+            self._hearing.end(self._cut)
 
 
 class _AsyncListening(_Listening):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
             async for chunk in self._inner:
-                self._listener.feed(chunk)
+                self._hear(chunk)
                 yield chunk
         except Exception as error:
             self._cut = type(error).__name__
@@ -368,9 +364,9 @@ class _AsyncListening(_Listening):
     async def _end(self) -> None:
         if not self._is_over:
             self._is_over = True
-            listener, cut = self._listener, self._cut
+            hearing, cut = self._hearing, self._cut
             try:
-                await self._guard.offload(lambda: listener.end(cut))
+                await self._guard.offload(lambda: hearing.end(cut))
             except Interrupted as interrupted:
                 raise interrupted.cancellation from None
 
@@ -381,109 +377,8 @@ def _stream_class(base: type, listening: type) -> Any:
     return type("GuardedStream", (listening, base), {})
 
 
-def _call(guard: Guard, request: Any) -> Call | None:
-    """What the guard needs to know of a POST; None for what it does not look at."""
+def _call(guard: Guarding, request: Any) -> Call | None:
+    """What the guard needs to know of a request; None for what it does not look at."""
     if request.method != "POST":
         return None
-    if guard.mode == OFF:
-        return None
-    hand = _in_hand.get()
-    if hand is not None and hand.guard is guard and hand.request is request:
-        if not hand.is_used:
-            hand.is_used = True
-            return None
-        hand.is_retried = True
-    url = request.url
-    host, port = normal_host(url.raw_host.decode("ascii")), url.port
-    path = url.raw_path.partition(b"?")[0].decode("ascii")
-    concern = guard.gate.concerns(host, port, path)
-    if concern is None:
-        return None
-    return Call(host if port is None else f"{host}:{port}", path, concern, request.extensions.get(OPTIONS))
-
-
-def _header(message: Any, name: bytes) -> str:
-    """A header's value up to its parameters, in lower case; "" if it is not there.
-
-    Read from the raw list: a look-up by name in httpx decodes every header, which is felt on each call.
-    """
-    for key, value in message.headers.raw:
-        if key.lower() == name:
-            return str(value.partition(b";")[0].strip().lower().decode("latin-1"))
-    return ""
-
-
-_modules: dict[type, ModuleType] = {}
-
-
-def _module(value: Any) -> ModuleType:
-    """The module that made `value`: httpx or httpx2."""
-    found = _modules.get(type(value))
-    if found is None:
-        names = [base.__module__.partition(".")[0] for base in type(value).__mro__]
-        name = next((name for name in names if name in ("httpx", "httpx2")), None)
-        if name is None:
-            raise TypeError(f"neither httpx nor httpx2 made this {type(value).__name__}")
-        found = _modules[type(value)] = sys.modules[name]
-    return found
-
-
-def _readable(request: Any, concern: str) -> bool:
-    """True if the body must be read, or is in memory, or says it is JSON: other uploads are not ours to buffer."""
-    # A redirected request has its bytes in its stream alone.
-    if concern == "native" or hasattr(request, "_content") or isinstance(request.stream, _module(request).ByteStream):
-        return True
-    content_type = _header(request, b"content-type")
-    return content_type in _JSON or content_type.endswith("+json")
-
-
-def _replace_body(request: Any, body: bytes | None) -> None:
-    """Give `request` another body, in place: a redirect or a retry of it then repeats the same tasks."""
-    if body is None:
-        return
-    request.stream = _module(request).ByteStream(body)
-    request._content = body
-    request.headers["Content-Length"] = str(len(body))
-    if _header(request, b"transfer-encoding"):
-        del request.headers["Transfer-Encoding"]
-
-
-def _is_never_sent(error: Exception) -> bool:
-    if isinstance(error, (BudgetExceeded, UnpricedTask, InvalidRequest)):
-        return True  # another guard, further down the line, refused it
-    return any(
-        base.__name__ in _NEVER_SENT and base.__module__.partition(".")[0] in ("httpx", "httpx2")
-        for base in type(error).__mro__
-    )
-
-
-def _head(response: Any, effect: Send) -> Head:
-    if effect.receipt is not None and effect.receipt.tasks:
-        response.extensions[OPTIONS] = effect.receipt
-    return Head(response.status_code, _header(response, b"content-type"), _header(response, b"content-encoding"))
-
-
-def _another(request: Any, body: bytes) -> Any:
-    """A request like `request`, to the same place with the same key, that sends `body`."""
-    headers = [
-        (name, value)
-        for name, value in request.headers.raw
-        if name.lower() not in (b"content-length", b"transfer-encoding", b"content-type", b"accept")
-    ]
-    extensions = {key: value for key, value in request.extensions.items() if key != OPTIONS}
-    headers.append((b"Content-Type", b"application/json"))
-    return type(request)("POST", request.url, headers=headers, content=body, extensions=extensions)
-
-
-def _buffered(response: Any, raw: bytes) -> bytes:
-    """Let the client read what was read already; returns the decoded body."""
-    module = _module(response)
-    response.stream = module.ByteStream(raw)
-    encoding = _header(response, b"content-encoding")
-    if not encoding:
-        return raw
-    try:
-        decoded: bytes = module.Response(200, headers={"content-encoding": encoding}, content=raw).content
-    except module.DecodingError:
-        return b""
-    return decoded
+    return call_of(guard, request, lambda: address(request), lambda: request.extensions.get(OPTIONS))

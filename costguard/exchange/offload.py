@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from costguard.exchange.flow import Interrupted
+from costguard.exchange.effects import Interrupted
 
 if TYPE_CHECKING:
     import asyncio

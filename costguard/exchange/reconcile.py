@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from costguard.errors import ConfigurationError
-from costguard.exchange.settlement import Finding
+from costguard.exchange.settlement import Finding, Settlement
+from costguard.ledger.accounting.book import Ledger
 from costguard.ledger.accounting.reading import over_by_task
-from costguard.wire.runware import answers
-from costguard.wire.runware import requests as tasks
-
-if TYPE_CHECKING:
-    from costguard.guard import Guard
+from costguard.wire import NATIVE
 
 BATCH_TASKS = 50
 """Tasks asked for in one request."""
 
 AGE_MAX_S = 100 * 365 * 86_400
-
-REFUSED_WHOLE = frozenset((400, 404, 413, 422))
-"""Statuses that may be the fault of one task in a batch: then its halves are asked for apart."""
 
 Progress = Callable[[int, int], object]
 """Told after each request: tasks asked so far, tasks to ask in all."""
@@ -73,11 +66,19 @@ def parse_age(age: str | int | timedelta) -> int:
     return min(int(match[1]) * _UNITS_S[match[2] or "s"], AGE_MAX_S) * 1_000_000
 
 
-def reconcile(guard: Guard, client: Any, min_age_us: int, progress: Progress | None) -> Reconciliation:
+class Desk(NamedTuple):
+    """What asking needs of a guard."""
+
+    ledger: Ledger
+    settlement: Settlement
+    now_us: Callable[[], int]
+
+
+def reconcile(desk: Desk, client: Any, min_age_us: int, progress: Progress | None) -> Reconciliation:
     """Drive `_questions` with a synchronous client."""
     if inspect.iscoroutinefunction(getattr(client, "post", None)):
         raise TypeError("reconcile takes a synchronous client; use `await guard.areconcile(client)` with this one")
-    flow, url = _questions(guard, min_age_us, progress), _endpoint(client)
+    flow, url = _questions(desk, min_age_us, progress), _endpoint(client)
     try:
         body = next(flow)
         while True:
@@ -93,12 +94,18 @@ def reconcile(guard: Guard, client: Any, min_age_us: int, progress: Progress | N
         return found
 
 
-async def areconcile(guard: Guard, client: Any, min_age_us: int, progress: Progress | None) -> Reconciliation:
-    """Drive `_questions` with an asynchronous client; the ledger's work is done off the loop."""
+async def areconcile(
+    desk: Desk,
+    client: Any,
+    min_age_us: int,
+    progress: Progress | None,
+    offload: Callable[[Callable[[], Any]], Awaitable[Any]],
+) -> Reconciliation:
+    """Drive `_questions` with an asynchronous client; the ledger's work is done by `offload`, off the loop."""
     if not inspect.iscoroutinefunction(getattr(client, "post", None)):
         raise TypeError("areconcile takes an asynchronous client; use `guard.reconcile(client)` with this one")
-    flow, url = _questions(guard, min_age_us, progress), _endpoint(client)
-    step = await guard.offload(lambda: _step(flow, None, None))
+    flow, url = _questions(desk, min_age_us, progress), _endpoint(client)
+    step: bytes | Reconciliation = await offload(lambda: _step(flow, None, None))
     while not isinstance(step, Reconciliation):
         answer, failure = None, None
         try:
@@ -106,7 +113,7 @@ async def areconcile(guard: Guard, client: Any, min_age_us: int, progress: Progr
             answer = (response.status_code, await response.aread())
         except Exception as error:  # noqa: BLE001  the flow says it in its findings
             failure = error
-        step = await guard.offload(lambda: _step(flow, answer, failure))  # noqa: B023
+        step = await offload(lambda: _step(flow, answer, failure))  # noqa: B023
     return step
 
 
@@ -124,34 +131,35 @@ def _step(flow: _Questions, answer: tuple[int, bytes] | None, failure: Exception
         return found
 
 
-def _questions(guard: Guard, min_age_us: int, progress: Progress | None) -> _Questions:
+def _questions(desk: Desk, min_age_us: int, progress: Progress | None) -> _Questions:
     """Yield one request body after the other and be sent (status, body)."""
-    guard.settlement.drain()
-    before_us = guard.now_us() - min_age_us
-    uuids = list(
-        dict.fromkeys(
-            attempt.task_uuid
-            for attempt in guard.ledger.open_attempts()
-            if attempt.status == "unresolved" or attempt.at_us < before_us
-        )
-    )
+    desk.settlement.drain()
+    before_us = desk.now_us() - min_age_us
+    wanted = [
+        attempt.task_uuid
+        for attempt in desk.ledger.open_attempts()
+        if attempt.status == "unresolved" or attempt.at_us < before_us
+    ]
     # What was charged without the provider's own figure is asked for once.
-    uuids = list(dict.fromkeys([*uuids, *guard.ledger.unconfirmed(before_us)]))
+    uuids = list(dict.fromkeys([*wanted, *desk.ledger.unconfirmed(before_us)]))
     found = Reconciliation()
     batches = [uuids[start : start + BATCH_TASKS] for start in range(0, len(uuids), BATCH_TASKS)]
     batches.reverse()
     while batches:
-        over = over_by_task(guard.ledger.open_attempts())
+        over = over_by_task(desk.ledger.open_attempts())
         chosen = batches.pop()
         batch = {uuid: over.get(uuid, frozenset()) for uuid in chosen}
+        spellings = desk.ledger.spellings(chosen)
+        question = NATIVE.question([spellings.get(uuid, uuid) for uuid in chosen], None)
         try:
-            status, body = yield json.dumps(tasks.details_request(batch)).encode()
+            status, body = yield question or b""
         except Exception as error:  # noqa: BLE001  said in the findings; the next batch may fare better
             reason = f"the provider could not be asked: {type(error).__name__}"
             found.findings += [Finding(uuid, "open", reason, told=False) for uuid in batch]
         else:
-            findings = guard.settlement.learn(batch, status, body, min_age_us)
-            if len(chosen) > 1 and _is_refused_whole(status, body, findings):
+            findings = desk.settlement.learn(NATIVE, batch, status, body, min_age_us)
+            told_nothing = not any(finding.told and finding.outcome != "open" for finding in findings)
+            if len(chosen) > 1 and told_nothing and NATIVE.answers(chosen, status, body).refused_whole:
                 middle = len(chosen) // 2
                 batches += [chosen[middle:], chosen[:middle]]
                 continue
@@ -159,14 +167,6 @@ def _questions(guard: Guard, min_age_us: int, progress: Progress | None) -> _Que
         if progress is not None:
             progress(len(found.findings), len(uuids))
     return found
-
-
-def _is_refused_whole(status: int, body: bytes, findings: list[Finding]) -> bool:
-    """True if the provider refused the batch, in its own words, and said nothing of any task in it."""
-    envelope = answers.parse_response(body) if status in REFUSED_WHOLE else None
-    if envelope is None or not envelope.errors or envelope.details:
-        return False
-    return not any(finding.told and finding.outcome != "open" for finding in findings)
 
 
 def _endpoint(client: Any) -> str:

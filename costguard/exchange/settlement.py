@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import threading
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from costguard import wire
 from costguard.errors import ConfigurationError, LedgerError
+from costguard.exchange.admission import Admission, Held
 from costguard.exchange.charging import charge_each
-from costguard.exchange.gate import Admission, Held
+from costguard.exchange.listening import StreamListener
 from costguard.ledger.accounting.book import Ledger
 from costguard.ledger.accounting.endings import OPEN
 from costguard.ledger.accounting.reading import Attempt
@@ -21,15 +22,12 @@ from costguard.ledger.charges import Charge, weakest
 from costguard.ledger.records import Accept, Alert, Doubt, Ending, Observation, Release, Settle
 from costguard.prices.book import PriceBook
 from costguard.prices.price import Price
-from costguard.wire.runware import answers
-from costguard.wire.runware import endings as verdicts
-from costguard.wire.runware import stream as sse
+from costguard.tasks import canonical
+from costguard.wire import dialect as told
+from costguard.wire.dialect import Dialect, Judgement, Record, Result
 
 BACKLOG_MAX = 10_000
 """Endings kept in memory while the ledger cannot be written; their holds stay, so no budget can leak."""
-
-EVIDENCE_CHARS_MAX = 2_000
-"""Characters of figures kept as evidence of a stream that was cut."""
 
 log = logging.getLogger("costguard")
 
@@ -68,73 +66,44 @@ class Settlement:
 
     def conclude(self, admission: Admission, status: int, body: bytes) -> None:
         """A whole response arrived: settle, release or leave unresolved every task of the POST."""
-        envelope = answers.parse_response(body)
-        judgement = verdicts.judge(admission.tasks, status, envelope)
+        self._book(admission, admission.dialect.judge(admission.tasks, status, body))
+
+    def listen(self, admission: Admission) -> StreamListener:
+        """What hears the stream that answers `admission`, and books its end."""
+        return StreamListener(admission, self._book)
+
+    def _book(self, admission: Admission, judgement: Judgement) -> None:
         self._record(
             admission, {uuid: self._endings(held, judgement.endings[uuid]) for uuid, held in admission.held.items()}
         )
-        polled = [task.uuid for task in admission.tasks if task.task_type == "getResponse"]
+        if not (judgement.others or judgement.records):
+            return
         try:
-            for uuid, verdict in judgement.others.items():
-                self._observe(uuid, verdict, envelope, listed=polled.count(uuid) == 1)
-            if envelope and 200 <= status < 300:
-                for details in envelope.details:
-                    self._learn(details, frozenset())
+            self._observe_all(judgement)
         except LedgerError as error:
             log.error("what this answer tells of other tasks could not be written; asking again tells it: %s", error)
 
-    def listen(self, admission: Admission, encoding: str) -> StreamListener:
-        """A listener for the stream that answers `admission`; `encoding` is its Content-Encoding."""
-        return StreamListener(self, admission, encoding)
-
-    def conclude_stream(self, admission: Admission, stream: sse.Reader, cut: str | None) -> None:
-        """A stream ended; `cut` says how it was cut, None if it was read to its end."""
-        self._record(
-            admission,
-            {uuid: self._stream_endings(held, stream.outcome(uuid), cut) for uuid, held in admission.held.items()},
-        )
-
-    def _stream_endings(self, held: Held, heard: sse.Outcome, cut: str | None) -> list[Ending]:
-        """A cut stream is unresolved, unless each of its results had finished and told its exact total."""
-        if cut is None and not heard.is_done:
-            cut = "the stream ended without [DONE]"
-        doubtful = any(error.doubtful for error in heard.errors)
-        if heard.items and (cut is None or heard.has_totals):
-            # What did not come to its end is in doubt, whatever came whole beside it.
-            short = len(heard.items) < held.task.results
-            missing = not heard.is_complete or (short and (cut is not None or doubtful))
-            reason = cut or f"{len(heard.items)} of {held.task.results} results came whole"
-            return self._endings(held, verdicts.Success(heard.items, missing, reason if missing else ""))
-        if heard.errors and not heard.frames and not doubtful:
-            return [Release(held.attempt_id, f"error {heard.errors[0].code}".strip())]
-        if heard.errors:
-            cut = f"error in the stream {heard.errors[0].code}".strip()
-        evidence: dict[str, object] = {"frames": heard.frames, "text_length": heard.text_length}
-        if heard.items:
-            evidence["figures"] = [item.figures.raw()[:EVIDENCE_CHARS_MAX] for item in heard.items]
-        return [Doubt(held.attempt_id, cut or "the stream said nothing of the task", evidence)]
-
-    def _endings(self, held: Held, verdict: verdicts.Ending) -> list[Ending]:
-        match verdict:
-            case verdicts.Success():
+    def _endings(self, held: Held, ending: told.Ending) -> list[Ending]:
+        match ending:
+            case told.Success():
                 charges = charge_each(
-                    [item.figures for item in verdict.items],
+                    [result.figures for result in ending.results],
                     price=held.estimate.price,
                     prompt_expected={m: count.expected for m, count in held.estimate.prompt.items()},
                     expected_nanos=_per_result(held.estimate.expected_nanos, held.estimate.results),
                 )
                 if not charges:
                     return [Doubt(held.attempt_id, "no figure came, and none can be computed")]
-                reason = verdict.reason or None
+                reason = ending.reason or None
                 return [
-                    Settle(held.attempt_id, charge, result_key(item.names, charge), verdict.partial, reason)
-                    for item, charge in zip(verdict.items, charges, strict=True)
+                    Settle(held.attempt_id, charge, result_key(result.names, charge), ending.partial, reason)
+                    for result, charge in zip(ending.results, charges, strict=True)
                 ]
-            case verdicts.Refused():
-                return [Release(held.attempt_id, verdict.reason)]
-            case verdicts.Doubt():
-                return [Doubt(held.attempt_id, verdict.reason)]
-            case verdicts.Ack():
+            case told.Refused():
+                return [Release(held.attempt_id, ending.reason)]
+            case told.Doubt():
+                return [Doubt(held.attempt_id, ending.reason, ending.evidence)]
+            case told.Ack():
                 return [Accept(held.attempt_id)]
 
     def never_sent(self, admission: Admission, reason: str) -> None:
@@ -212,43 +181,42 @@ class Settlement:
 
     def observe(self, payload: object) -> int:
         """See `Guard.observe`."""
-        envelope = answers.read_payload(payload)
-        if envelope is None:
+        judgements = [found for dialect in wire.DIALECTS if (found := dialect.observe(payload)) is not None]
+        if not judgements:
             raise ConfigurationError("observe: expected a result of Runware's as JSON text, bytes, dict or list")
-        if not any(envelope):
+        if not any(judgement.others or judgement.records for judgement in judgements):
             log.info("what was observed tells of no task: nothing is recorded")
-        changes = sum(
-            self._observe(uuid, verdict, envelope, listed=False)
-            for uuid, verdict in verdicts.outcomes(envelope).items()
-        )
-        return changes + sum(self._learn(details, frozenset())[1] for details in envelope.details)
+        return sum(self._observe_all(judgement) for judgement in judgements)
 
-    def _observe(
-        self, task_uuid: str, verdict: verdicts.Ending, envelope: answers.Envelope | None, *, listed: bool
-    ) -> int:
-        """One task's verdict from a poll or webhook; returns the number of changes.
+    def _observe_all(self, judgement: Judgement) -> int:
+        """What something tells of tasks that it does not answer; returns the number of changes."""
+        changes = sum(
+            [self._observe(uuid, ending, listed=uuid in judgement.listed) for uuid, ending in judgement.others.items()]
+        )
+        return changes + sum([self._learn(record, frozenset())[1] for record in judgement.records])
+
+    def _observe(self, task_uuid: str, ending: told.Ending, *, listed: bool) -> int:
+        """What a poll or webhook tells of one task; returns the number of changes.
 
         `listed`: the provider lists the task's results so far, so that equal ones are different results.
         """
         attempts = self._ledger.attempts(task_uuid)
         if not attempts:
-            if not isinstance(verdict, verdicts.Doubt):
+            if not isinstance(ending, told.Doubt):
                 log.info("task %s is not in this ledger: what came of it is not recorded", task_uuid)
             return 0
         still_open = [attempt for attempt in attempts if attempt.status in OPEN]
-        match verdict:
-            case verdicts.Success():
-                failed = any(error.task_uuid == task_uuid for error in (envelope.errors if envelope else ()))
-                over = failed and not verdict.partial and len(still_open) == 1
-                return self._note(
-                    Observation(task_uuid, self._charges(attempts[0], verdict.items, distinct=listed), settled_all=over)
-                )
-            case verdicts.Refused() if len(still_open) == 1:
-                return self._note(Observation(task_uuid, settled_all=True, release=verdict.reason))
-            case verdicts.Doubt():
+        match ending:
+            case told.Success():
+                over = ending.failed and not ending.partial and len(still_open) == 1
+                charges = self._charges(attempts, ending.results, distinct=listed)
+                return self._note(Observation(task_uuid, charges, settled_all=over))
+            case told.Refused() if len(still_open) == 1:
+                return self._note(Observation(task_uuid, settled_all=True, release=ending.reason))
+            case told.Doubt():
                 # One whose request is under way will tell by itself.
                 ended = [a for a in still_open if a.ended_us is not None and a.status == "held"]
-                alerts = self._ledger.conclude(self._now_us(), [Doubt(attempt.id, verdict.reason) for attempt in ended])
+                alerts = self._ledger.conclude(self._now_us(), [Doubt(attempt.id, ending.reason) for attempt in ended])
                 self._fire(alerts)
         return 0
 
@@ -258,23 +226,24 @@ class Settlement:
         return changes
 
     def _charges(
-        self, attempt: Attempt, items: Sequence[answers.Item], *, distinct: bool
+        self, attempts: Sequence[Attempt], results: Sequence[Result], *, distinct: bool
     ) -> tuple[tuple[str, Charge | None], ...]:
         """Key and charge of each result. `distinct`: equal ones are different results, not repetitions,
         but never more of them than were asked for.
         """
-        most = sum(one.results for one in self._ledger.attempts(attempt.task_uuid))
+        attempt = attempts[0]
+        most = sum(one.results for one in attempts)
         counts = json.loads(attempt.estimate)
         price = self._price(attempt)
         prompt = {m: count[0] for m, count in counts.items() if m not in ("completion", "media")}
         expected = _per_result(attempt.expected, attempt.results)
         found: list[tuple[str, Charge | None]] = []
-        for item in items:
-            charges = charge_each([item.figures], price=price, prompt_expected=prompt, expected_nanos=expected)
+        for result in results:
+            charges = charge_each([result.figures], price=price, prompt_expected=prompt, expected_nanos=expected)
             charge = charges[0] if charges else None
-            key = result_key(item.names, charge)
+            key = result_key(result.names, charge)
             is_repeated = any(key == other for other, _ in found)
-            if not is_repeated or ((distinct or not item.names) and len(found) < most):
+            if not is_repeated or ((distinct or not result.names) and len(found) < most):
                 found.append((key, charge))
         return tuple(found)
 
@@ -285,69 +254,60 @@ class Settlement:
         except ConfigurationError:
             return None
 
-    # -- getTaskDetails -------------------------------------------------------------------------
+    # -- the provider's own record --------------------------------------------------------------
 
-    def _learn(self, details: answers.Details, over: frozenset[int]) -> tuple[str, int]:
+    def _learn(self, record: Record, over: frozenset[int]) -> tuple[str, int]:
         """What the provider's record says of one task: (reason it stays open or "", changes).
 
         `over`: the task's attempts that no request was under way for when the provider was asked.
         """
-        attempts = self._ledger.attempts(details.task_uuid)
+        attempts = self._ledger.attempts(record.task_uuid)
         if not attempts:
             return "it is not in this ledger", 0
-        envelope = details.envelope
-        if envelope is None or not (envelope.items or envelope.errors):
-            return "the provider has no response for it yet", 0
-        results = [
-            item
-            for item in envelope.items
-            if item.status == "success" or (item.has_result and item.status != "processing")
-        ]
-        waiting = len(results) < len(envelope.items)
-        if not results and waiting:
-            return "it is still being processed", 0
-        release = "getTaskDetails shows no further results"
-        if not results:
-            release = f"getTaskDetails shows only errors {envelope.errors[0].code}".strip()
-        charges = self._charges(attempts[0], results, distinct=True)
-        seen = Observation(details.task_uuid, charges, whole=True, settled_all=not waiting, over=over, release=release)
+        if record.results is None:
+            return record.reason, 0
+        charges = self._charges(attempts, record.results, distinct=True)
+        seen = Observation(
+            record.task_uuid,
+            charges,
+            whole=True,
+            settled_all=not record.waiting,
+            over=over,
+            release=None if record.waiting else record.reason,
+        )
         changes = self._note(seen)
-        if waiting:
-            return "more results are under way", changes
+        if record.waiting:
+            return record.reason, changes
         if any(charge is None for _, charge in charges):
             return "a result without a figure, and none can be computed", changes
         return "", changes
 
     def learn(
-        self, asked: Mapping[str, frozenset[int]], status: int, body: bytes, min_age_us: int | None
+        self,
+        dialect: Dialect,
+        asked: Mapping[str, frozenset[int]],
+        status: int,
+        body: bytes,
+        min_age_us: int | None,
     ) -> list[Finding]:
-        """Book the answer to `getTaskDetails` for the tasks `asked`; what became of each.
+        """Book the answer to a question for the tasks `asked`; what became of each.
 
-        `asked`: taskUUID -> its attempts that no request was under way for when the question was sent: only
+        `asked`: task -> its attempts that no request was under way for when the question was sent: only
         these may be released by the answer. A task the provider does not know is released if the process that
         sent it is dead or its request ended more than `min_age_us` ago; never if that is None, for a client
         that was not chosen for the question may hold the key of another account.
         """
-        succeeded = 200 <= status < 300
-        # Any other status, 401 above all, speaks of the question: "key not found" must release nothing.
-        envelope = answers.parse_response(body) if succeeded or status in (400, 404) else None
-        if envelope is None:
-            return [Finding(uuid, "open", f"the provider answered http {status}", told=False) for uuid in asked]
-        details = {found.task_uuid: found for found in envelope.details}
-        errors = {error.task_uuid: error for error in envelope.errors}
+        answers = dialect.answers(asked, status, body)
         findings = []
         for uuid, over in asked.items():
-            reason = "the provider's answer does not mention it"
-            if uuid in details:
-                reason, _ = self._learn(details[uuid], over)
-            elif uuid in errors or "" in errors:
-                error = errors.get(uuid) or errors[""]
-                if uuid in errors and error.not_found:
-                    reason = self._not_found(uuid, over, min_age_us)
-                else:
-                    reason = f"the provider answered {error.code or f'http {status}'}"
-            told = succeeded or uuid in details or uuid in errors
-            findings.append(self._found(uuid, reason)._replace(told=told))
+            is_told = answers.told or uuid in answers.records or uuid in answers.unknown or uuid in answers.refusals
+            if uuid in answers.records:
+                reason, _ = self._learn(answers.records[uuid], over)
+            elif uuid in answers.unknown:
+                reason = self._not_found(uuid, over, min_age_us)
+            else:
+                reason = answers.refusals.get(uuid, answers.general)
+            findings.append(self._found(uuid, reason)._replace(told=is_told))
         return findings
 
     def _not_found(self, task_uuid: str, over: frozenset[int], min_age_us: int | None) -> str:
@@ -365,36 +325,9 @@ class Settlement:
             return Finding(task_uuid, "open", reason or task.reason or "it is not settled")
         return Finding(task_uuid, task.status, task.reason or "")
 
-
-class StreamListener:
-    """Hears one stream and settles its tasks when it ends. Feeding never blocks and never raises."""
-
-    def __init__(self, settlement: Settlement, admission: Admission, encoding: str) -> None:
-        self._settlement = settlement
-        self._admission = admission
-        self._reader = sse.Reader({uuid: held.task.results for uuid, held in admission.held.items()})
-        self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 32) if encoding in ("gzip", "deflate") else None
-        self._cut = None if encoding in ("", "identity", "gzip", "deflate") else f"the stream is encoded as {encoding}"
-        self._ended = False
-
-    def feed(self, chunk: bytes) -> None:
-        """One chunk as it came over the wire."""
-        if self._cut is not None:
-            return
-        if self._inflate is not None:
-            try:
-                chunk = self._inflate.decompress(chunk)
-            except zlib.error:
-                self._cut = "the stream's encoding cannot be read"
-                return
-        self._reader.feed(chunk)
-
-    def end(self, cut: str | None) -> None:
-        """The stream is over; a second call changes nothing."""
-        if not self._ended:
-            self._ended = True
-            self._reader.finish()
-            self._settlement.conclude_stream(self._admission, self._reader, cut or self._cut)
+    def resolve(self, task_uuid: str, nanos: int | None, reason: str) -> None:
+        """An operator's word: see `Guard.resolve`."""
+        self._fire(self._ledger.correct(self._now_us(), canonical(task_uuid), nanos, reason))
 
 
 def _per_result(nanos: int | None, results: int) -> int | None:

@@ -1,1 +1,16 @@
-"""The wires that are spoken: one folder or file a dialect. No I/O."""
+"""The wires that are spoken: one folder or file a dialect, and this list of them. No I/O."""
+
+from __future__ import annotations
+
+from costguard.wire.dialect import Dialect, Known
+from costguard.wire.openai_style import OpenAIStyle
+from costguard.wire.runware.dialect import Runware
+
+NATIVE: Dialect = Runware()
+"""The dialect of tasks that callers hand over without a request, and of results from anywhere."""
+
+DIALECTS: tuple[Dialect, ...] = (NATIVE,)
+"""Every dialect, in the order that they are asked whether a POST is theirs."""
+
+UNMETERED: tuple[Known, ...] = (OpenAIStyle(),)
+"""Wires whose paths are known and whose costs are not read yet: a hard budget refuses them."""

@@ -111,9 +111,9 @@ def test_a_clamp_is_said_in_the_log_the_receipt_and_the_ledger(
     assert (told.clamped_from, told.clamped_to, told.held) == (900, 50, upper(free_guard, 50))
     row = only_task(free_guard)
     assert (row.clamped_from, row.upper) == (900, int(upper(free_guard, 50) * 10**9))
-    assert [record.levelno for record in caplog.records if "maxTokens lowered from 900 to 50" in record.message] == [
-        logging.WARNING
-    ]
+    assert [
+        record.levelno for record in caplog.records if "allowance lowered from 900 to 50 tokens" in record.message
+    ] == [logging.WARNING]
 
 
 @pytest.mark.parametrize("stated", [{}, {"settings": {}}, {"maxTokens": 5000, "settings": None}, {"settings": None}])

@@ -114,11 +114,11 @@ SETTLED = {
 RELEASED = {
     **{
         name: Ending(raising(name, billed=False), "released", name)
-        for name in ("ConnectError", "ConnectTimeout", "PoolTimeout", "LocalProtocolError")
+        for name in ("ConnectError", "ConnectTimeout", "PoolTimeout", "LocalProtocolError", "ProxyError")
     },
     **{
         str(status): Ending(fault(f"status:{status}"), "released", status)
-        for status in (300, 304, 400, 401, 402, 403, 404, 405, 413, 415, 422, 429)
+        for status in (300, 304, 400, 401, 402, 403, 404, 405, 407, 413, 415, 422, 429)
     },
     **{str(status): Ending(fault(f"redirect:{status}"), "released", status) for status in (301, 302, 303, 307, 308)},
     "singular error": Ending(fault("singular_error"), "released", 400),
@@ -132,7 +132,7 @@ UNRESOLVED = {
         name: Ending(raising(name, billed=billed), "unresolved", name)
         for name, billed in (
             ("ReadTimeout", True), ("ReadError", True), ("WriteError", True), ("WriteTimeout", True),
-            ("RemoteProtocolError", True), ("CloseError", True), ("ProxyError", False),
+            ("RemoteProtocolError", True), ("CloseError", True),
         )
     },
     **{
@@ -282,6 +282,23 @@ def a_header_that_is_none() -> Iterator[dict[str, Any]]:
         yield {"base_url": url, "headers": {"X-Note": "two\nlines"}}
 
 
+@contextmanager
+def a_proxy_that_refuses() -> Iterator[dict[str, Any]]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def refuse() -> None:
+            connection, _ = server.accept()
+            with connection:
+                while b"\r\n\r\n" not in connection.recv(65536):
+                    pass
+                connection.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        yield {"proxy": f"http://127.0.0.1:{server.getsockname()[1]}"}
+        thread.join()
+
+
 @pytest.mark.parametrize(
     ("situation", "error"),
     [
@@ -289,6 +306,7 @@ def a_header_that_is_none() -> Iterator[dict[str, Any]]:
         (full_backlog, "ConnectTimeout"),
         (no_room_in_the_pool, "PoolTimeout"),
         (a_header_that_is_none, "LocalProtocolError"),
+        (a_proxy_that_refuses, "ProxyError"),
     ],
 )
 def test_what_never_left_this_machine_is_released(

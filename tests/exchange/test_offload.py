@@ -15,7 +15,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from costguard.exchange.flow import Interrupted
+from costguard.exchange.effects import Interrupted
 from costguard.exchange.offload import Worker
 
 

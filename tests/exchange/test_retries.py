@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -12,13 +11,9 @@ from typing import Any
 import httpx
 import pytest
 from conftest import API, AnyClient, Clock, a_task, only_task
-from hypothesis import given
-from hypothesis import strategies as st
 from roads import DONE, Provider, Scripted, agree, details, frame, read_stream, status
 
 from costguard import BudgetExceeded, Guard
-from costguard.exchange.charging import Figures, charge_each
-from costguard.ledger.accounting.results import Booked, result_key, same_results
 from costguard.testing import StandIn
 
 MakeClient = Callable[..., AnyClient]
@@ -318,44 +313,3 @@ def test_a_stream_that_ends_after_an_operator_s_word_is_the_truth(word: str | No
     with httpx.Client(base_url=API, transport=guard.transport(Scripted(chunks, before=resolve))) as client:
         client.post("/v1", json=[task])
     assert settled(guard, 2)
-
-
-# --- the same by chance ---
-
-ids = st.fixed_dictionaries({}, optional={"index": st.integers(0, 2), "seed": st.integers(0, 2)})
-results = st.lists(st.tuples(ids, st.sampled_from([None, 1, 2])), max_size=5)
-
-
-def key(names: dict[str, int], units: int | None) -> str:
-    called = " ".join(f"{name[0]}:{value}" for name, value in names.items())
-    charge = None
-    if units is not None:
-        (charge,) = charge_each([Figures(cost=units)], price=None, prompt_expected=None, expected_nanos=None)
-    return result_key(called, charge)
-
-
-@given(results, st.randoms(use_true_random=False), st.booleans())
-def test_a_list_of_results_is_always_found_again_in_itself(
-    seen: list[tuple[dict[str, int], int | None]], rng: random.Random, whole: bool
-) -> None:
-    known = [
-        Booked(seq, 1, key(names, units), units or 0, "cost" if units else "assumed", False)
-        for seq, (names, units) in enumerate(seen)
-    ]
-    again = list(seen)
-    rng.shuffle(again)
-    found = same_results(known, [(key(names, units), units) for names, units in again], whole=whole)
-    matched = [one for one in found if one is not None]
-    assert len({one.seq for one in matched}) == len(matched), "no result is two others"
-    assert len(matched) == len(seen)
-
-
-@given(results, results, st.booleans())
-def test_results_that_differ_in_a_name_are_never_one(
-    known: list[tuple[dict[str, int], int | None]], seen: list[tuple[dict[str, int], int | None]], whole: bool
-) -> None:
-    booked = [Booked(seq, 1, key(names, units), units or 0, "cost", False) for seq, (names, units) in enumerate(known)]
-    for (names, _), one in zip(seen, same_results(booked, [(key(n, u), u) for n, u in seen], whole=whole), strict=True):
-        if one is not None:
-            other = known[one.seq][0]
-            assert all(names[part] == other[part] for part in names.keys() & other.keys())

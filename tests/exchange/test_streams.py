@@ -48,7 +48,7 @@ def a_stream(**fields: Any) -> dict[str, Any]:
 def flush(guard: Guard) -> None:
     """Wait until the guard's own thread has done what it was asked."""
     done = threading.Event()
-    guard.offload.later(done.set)
+    guard.later(done.set)
     assert done.wait(10)
 
 

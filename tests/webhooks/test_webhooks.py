@@ -21,8 +21,7 @@ from conftest import API, LIMIT, a_task, audit, only_task
 
 from costguard import ConfigurationError, Guard, webhooks
 from costguard.ledger.records import TaskRow
-from costguard.testing import StandIn
-from costguard.testing.api import Webhook
+from costguard.testing import StandIn, Webhook
 
 SECRET = "Tr0mb0ne-in_the.fog~1234"
 URL = f"http://hooks.test/costguard/{SECRET}"

@@ -9,18 +9,17 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from wires import OTHER, UUID, encoded, ready, text_task
+from wires import OTHER, SPELLINGS, UUID, encoded, ready, text_task
 
 from costguard.errors import InvalidRequest
 from costguard.tasks import Task
+from costguard.wire.dialect import NotTasks
 from costguard.wire.runware.requests import (
     FREE_TASK_TYPES,
     MAX_TOKENS_MAX,
-    NotTasks,
     from_dict,
     looks_guarded,
     parse_request,
-    set_max_tokens,
 )
 
 
@@ -106,9 +105,29 @@ def test_a_task_that_only_lacks_fields_gets_them_added_to_its_own_bytes(form: by
     body = form % b'{"taskType": "textInference", "taskUUID": "x", "seed": 1.50, "text": "}" }'
     request = parse_request(body)
     assert request.body() == body.replace(b'"}" }', b'"}" ,"includeCost":true,"includeUsage":true}')
-    set_max_tokens(request.tasks[0], 7)
-    request.touch()
+    request.lower(request.tasks[0], 7)
     assert json.loads(request.body()) in (request.tasks[0].raw, [request.tasks[0].raw])
+
+
+@pytest.mark.parametrize(
+    ("stated", "lowered"),
+    [
+        ({}, {"settings": {"maxTokens": 7}}),
+        ({"settings": None}, {"settings": {"maxTokens": 7}}),
+        ({"settings": {"topP": 1}}, {"settings": {"topP": 1, "maxTokens": 7}}),
+        ({"settings": {"maxTokens": 60}}, {"settings": {"maxTokens": 7}}),
+        ({"maxTokens": 50}, {"maxTokens": 7}),
+        ({"maxTokens": 50, "settings": {"topP": 1}}, {"maxTokens": 7, "settings": {"topP": 1}}),
+        ({"maxTokens": 50, "settings": {"maxTokens": 60}}, {"maxTokens": 7, "settings": {"maxTokens": 7}}),
+    ],
+)
+def test_an_allowance_is_lowered_where_the_caller_stated_it(stated: dict[str, Any], lowered: dict[str, Any]) -> None:
+    body = encoded([ready(OTHER), ready(**stated)])
+    request = parse_request(body)
+    assert (request.changed, request.body()) == (False, body)
+    request.lower(request.tasks[1], 7)
+    assert json.loads(request.body()) == [ready(OTHER), ready(**lowered)]
+    assert (request.changed, request.tasks[1].max_tokens, request.tasks[0].max_tokens) == (True, 7, None)
 
 
 def test_the_order_of_keys_is_kept() -> None:
@@ -247,6 +266,22 @@ def test_the_bounds_themselves_are_accepted() -> None:
 
 def test_two_billable_tasks_of_one_uuid_are_refused() -> None:
     assert "task 2 has the taskUUID of task 0" in said(encoded([text_task(), text_task(OTHER), text_task()]))
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_uuid_is_one_name_in_any_case_and_goes_out_as_the_caller_wrote_it(spelling: str) -> None:
+    request = parse_request(encoded([ready(spelling)]))
+    (task,) = request.tasks
+    assert (task.uuid, task.spelling) == (UUID, None if spelling == UUID else spelling)
+    assert json.loads(request.body()) == [ready(spelling)]
+    with pytest.raises(InvalidRequest, match="task 1 has the taskUUID of task 0"):
+        parse_request(encoded([ready(), ready(spelling)]))
+
+
+def test_a_name_that_is_no_uuid_is_never_folded() -> None:
+    request = parse_request(encoded([ready("Harbour-1"), ready("harbour-1"), ready(UUID + "A"), ready(UUID + "a")]))
+    assert [task.uuid for task in request.tasks] == ["Harbour-1", "harbour-1", UUID + "A", UUID + "a"]
+    assert {task.spelling for task in request.tasks} == {None}
 
 
 def test_a_poll_may_name_the_task_it_polls() -> None:

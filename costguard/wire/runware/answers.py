@@ -1,4 +1,4 @@
-"""Responses: bytes -> items and errors, read leniently, for whatever was billed must be recorded."""
+"""Responses, frames, webhooks: bytes -> items and errors, read leniently: whatever was billed must be recorded."""
 
 from __future__ import annotations
 
@@ -9,25 +9,41 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
-from costguard.exchange.charging import Figures
-from costguard.wire.runware.requests import stored_name
+from costguard.wire.runware.figures import Told, merge
+from costguard.wire.runware.names import stored_name, task_name
 
 CODE_CHARS_MAX = 80
+
+SUCCESS, ERROR, WAITING = "success", "error", "waiting"
+"""What an item's `status` comes to; "" if it has none."""
+
+STATUSES: Mapping[str, str] = {
+    "success": SUCCESS,
+    "error": ERROR,
+    "failed": ERROR,
+    "processing": WAITING,
+    "pending": WAITING,
+    "queued": WAITING,
+}
+"""The statuses known: `processing`, `success` and `error` are documented, the others are met in older pages and on
+neighbouring wires. An unknown one is no end, so it waits too."""
 
 _DOUBTFUL = re.compile(r"tim(?:e|ed)[\s_-]*out|deadline|provider|stream|no[\s_-]*content", re.IGNORECASE)
 _NOT_FOUND = re.compile(
     r"not[\s_-]*(?:be[\s_-]*)?found|not[\s_-]*exist|no[\s_-]*such|unknown[\s_-]*task", re.IGNORECASE
 )
 _DEPTH_MAX = 100
-_RESULT_KEYS = frozenset({"text", "cost", "usage", "finishReason", "outputs"})
+_RESULT_KEYS = frozenset({"text", "cost", "usage", "finishReason", "outputs", "costBreakdown"})
+_ITEM_KEYS = _RESULT_KEYS | {"taskUUID", "delta", "status"}
+_BESIDE_KEYS = ("cost", "usage", "costBreakdown", "finishReason")
 _MEDIA_ENDINGS = ("URL", "URLs", "DataURI", "Base64Data")
 
 
 class Item(NamedTuple):
-    """One entry of a response's `data`: a result, or an acknowledgement. Its text is counted, not kept.
+    """One entry of a response's `data`, or one frame: a result, a piece of one, or an acknowledgement.
 
-    `task_uuid` and `task_type` may be ""; `status` is "", "processing" or "success". `has_result`: it says
-    more than an acknowledgement does. `text_length` is in characters.
+    `task_uuid` and `task_type` may be "". `has_result`: it says more than an acknowledgement does. `text_length`
+    counts characters of its text and its delta, which are not kept. `finished`: it says why it ended.
     """
 
     task_uuid: str
@@ -35,16 +51,15 @@ class Item(NamedTuple):
     status: str
     result_index: int | None
     seed: int | None
-    figures: Figures
+    told: Told
     has_result: bool
     text_length: int
+    finished: bool = False
 
     @property
-    def names(self) -> str:
-        """What this result is called within its task: its index and its seed, as far as they are told."""
-        index = "" if self.result_index is None else f"i:{self.result_index}"
-        seed = "" if self.seed is None else f"s:{self.seed}"
-        return f"{index} {seed}".strip()
+    def settles(self) -> bool:
+        """True if it is a result that has come to its end."""
+        return self.status == SUCCESS or (self.has_result and self.status != WAITING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +67,8 @@ class WireError:
     """One error of a response. `task_uuid`, `task_type` and `code` may be "".
 
     `doubtful`: the work may have been done and billed all the same. It speaks of a timeout, the provider,
-    streaming or "no content", or it cannot be read. `message` may quote a prompt: it is not for any log.
+    streaming or "no content", it stands beside a text, or it cannot be read. `message` may quote a prompt: it
+    is not for any log.
     """
 
     task_uuid: str
@@ -88,10 +104,10 @@ class Details(NamedTuple):
 
 
 def parse_response(body: bytes) -> Envelope | None:
-    """Read a response; None if it is not JSON, so unreadable or cut.
+    """Read a response or a frame; None if it is not JSON, so unreadable or cut.
 
-    Takes `{data, errors}`, a singular `error`, a bare array of items, and one bare item (a webhook's body).
-    Other shapes give an empty envelope. Raises nothing. Figures keep every digit; NaN stays visible in them.
+    Takes `{data, errors}` with `data` a list or one object, a singular `error`, a bare array of items, and one
+    bare item. Other shapes give an empty envelope. Raises nothing. Figures keep every digit; NaN stays visible.
     """
     try:
         return _envelope(_read_leniently(body.decode(errors="replace").removeprefix("\ufeff")), "", True)
@@ -123,37 +139,6 @@ def _exact(node: Any, depth: int) -> Any:
     return node
 
 
-class Frame(NamedTuple):
-    """One frame of a stream: `item` is None for an error frame, `text_length` counts its delta."""
-
-    item: Item | None
-    errors: tuple[WireError, ...]
-    text_length: int
-    finished: bool
-
-
-def parse_frame(data: bytes) -> Frame | None:
-    """Read the JSON of one stream frame; None if it is not an object. Raises nothing."""
-    try:
-        raw = _read_leniently(data.decode(errors="replace"))
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(raw, dict):
-        return None
-    nested = raw.get("data")
-    if isinstance(nested, list) and nested and isinstance(nested[0], dict):
-        raw = {**raw, **nested[0]}
-    failures = raw.get("errors") or raw.get("error") or (raw if raw.get("status") in ("error", "failed") else None)
-    if failures:
-        return Frame(None, tuple(_errors(failures, stored_name(raw.get("taskUUID")))), 0, False)
-    item = _item(raw, "")
-    delta = raw.get("delta")
-    length = item.text_length
-    if isinstance(delta, dict):
-        length += sum(len(part) for part in delta.values() if isinstance(part, str))
-    return Frame(item, (), length, isinstance(raw.get("finishReason"), str))
-
-
 def _figure(literal: str) -> Decimal:
     try:
         return Decimal(literal)
@@ -177,43 +162,75 @@ def _envelope(found: Any, task_uuid: str, with_details: bool) -> Envelope:
     items: list[Item] = []
     errors: list[WireError] = []
     details: list[Details] = []
-    data = found
-    if isinstance(found, dict) and not ("taskUUID" in found and "data" not in found):
+    outer, data = task_uuid, found
+    if isinstance(found, dict):
         data = found.get("data")
-        for key in ("errors", "error"):
-            if found.get(key):
-                errors.extend(_errors(found[key], task_uuid))
+        if data is None and not _ITEM_KEYS.isdisjoint(found):
+            data = found  # one bare item: a webhook's body, a frame
+        else:
+            outer = task_name(found.get("taskUUID")) or task_uuid
+            errors += _errors(found.get("errors"), outer)
+            errors += _errors(found.get("error"), outer)
+            if len(found) > 1:
+                data = _with_outer_figures(found, data)
     for raw in data if isinstance(data, list) else [data]:
         if not isinstance(raw, dict):
             continue
-        item = _item(raw, task_uuid)
-        failed = raw.get("status") in ("error", "failed") or raw.get("error") or raw.get("errors")
-        if item.task_type == "getTaskDetails" and not (failed and not raw.get("response")):
+        item = _item(raw, outer)
+        failures = [*_errors(raw.get("error"), item.task_uuid), *_errors(raw.get("errors"), item.task_uuid)]
+        if not failures and item.status == ERROR:
+            failures = [_error({**raw, "taskType": ""}, item.task_uuid)]  # of the task, not of the poll
+        if item.task_type == "getTaskDetails" and not (failures and not raw.get("response")):
             if with_details:
                 details.append(_details(raw, item.task_uuid))
-        elif failed:
-            failure = raw.get("error") or raw.get("errors") or {**raw, "taskType": ""}  # of the task, not of the poll
-            errors.extend(replace(error, of_item=True) for error in _errors(failure, item.task_uuid))
-            if item.figures != (None, None):
+        elif failures:
+            is_worked = item.text_length > 0  # so it may have been billed
+            errors += [replace(e, of_item=True, doubtful=e.doubtful or is_worked) for e in failures]
+            if not item.told.is_empty:
                 items.append(item)  # failed, and billed all the same
         else:
             items.append(item)
     return Envelope(tuple(items), tuple(errors), tuple(details))
 
 
+def _with_outer_figures(found: dict[str, Any], data: Any) -> Any:
+    """The items of a response; of a single one some tell the figures beside it, not in it."""
+    beside = {key: found[key] for key in _BESIDE_KEYS if found.get(key) is not None}
+    item = (data or [{}])[0] if isinstance(data, list) and len(data) < 2 else data
+    if not beside or not isinstance(item, dict):
+        return data
+    return {**item, **{key: merge(told, item.get(key)) for key, told in beside.items()}}
+
+
 def _item(raw: dict[str, Any], task_uuid: str) -> Item:
-    text = raw.get("text")
-    index, seed, status = raw.get("resultIndex"), raw.get("seed"), raw.get("status")
+    get = raw.get
+    text, delta, status, usage = get("text"), get("delta"), get("status"), get("usage")
+    index, seed = get("resultIndex"), get("seed")
+    length = len(text) if isinstance(text, str) else 0
+    if isinstance(delta, dict):
+        length += sum([len(part) for part in delta.values() if isinstance(part, str)])
+    elif isinstance(delta, str):
+        length += len(delta)
+    breakdown = get("costBreakdown")
+    if breakdown is not None:
+        usage = merge({"costBreakdown": breakdown}, usage)
     return Item(
-        stored_name(raw.get("taskUUID")) or task_uuid,
-        stored_name(raw.get("taskType")),
-        status if status in ("processing", "success") else "",
+        task_name(get("taskUUID")) or task_uuid,
+        stored_name(get("taskType")),
+        _status(status),
         index if type(index) is int and 0 <= index < 2**63 else None,
         seed if type(seed) is int and 0 <= seed < 2**63 else None,
-        Figures(raw.get("cost"), raw.get("usage")),
+        Told(get("cost"), usage),
         text is not None or _is_result(raw),
-        len(text) if isinstance(text, str) else 0,
+        length,
+        isinstance(get("finishReason"), str),
     )
+
+
+def _status(status: Any) -> str:
+    if status is None or status == "":
+        return ""
+    return STATUSES.get(status.lower(), WAITING) if isinstance(status, str) else WAITING
 
 
 def _is_result(raw: dict[str, Any]) -> bool:
@@ -226,7 +243,7 @@ def _is_result(raw: dict[str, Any]) -> bool:
 def _details(raw: dict[str, Any], task_uuid: str) -> Details:
     request, response = raw.get("request"), raw.get("response")
     if not task_uuid and isinstance(request, dict):
-        task_uuid = stored_name(request.get("taskUUID"))
+        task_uuid = task_name(request.get("taskUUID"))
     if isinstance(response, str):
         try:
             response = _read_leniently(response)
@@ -237,9 +254,9 @@ def _details(raw: dict[str, Any], task_uuid: str) -> Details:
 
 
 def _errors(found: Any, task_uuid: str) -> list[WireError]:
-    if not found:
-        return []
-    return [_error(entry, task_uuid) for entry in (found if isinstance(found, list) else [found])]
+    """The errors of a member; none for what says nothing, such as null, {} or a blank."""
+    entries = found if isinstance(found, list) else [found]
+    return [_error(entry, task_uuid) for entry in entries if entry and not (isinstance(entry, str) and entry.isspace())]
 
 
 def _error(entry: Any, task_uuid: str) -> WireError:
@@ -251,7 +268,7 @@ def _error(entry: Any, task_uuid: str) -> WireError:
     message = message if isinstance(message, str) else ""
     code = str(code) if isinstance(code, (str, int)) else ""
     return WireError(
-        stored_name(entry.get("taskUUID")) or task_uuid,
+        task_name(entry.get("taskUUID")) or task_uuid,
         stored_name(entry.get("taskType")),
         "".join(c for c in code[:CODE_CHARS_MAX] if c.isprintable()),
         message,

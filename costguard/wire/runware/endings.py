@@ -1,53 +1,17 @@
-"""How a response ends each task of its request: results, an acknowledgement, a refusal or doubt."""
+"""How what came back ends each task: results, an acknowledgement, a refusal or doubt."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from costguard.tasks import Task
-from costguard.wire.runware.answers import Envelope, Item, WireError
+from costguard.wire.dialect import Ack, Doubt, Ending, Judgement, Record, Refused, Result, Success
+from costguard.wire.runware.answers import WAITING, Details, Envelope, Item, WireError
 from costguard.wire.runware.requests import FREE_TASK_TYPES
 
-_REFUSING = frozenset({*range(300, 406), 413, 415, 422, 429})
-
-
-class Success(NamedTuple):
-    """Results came: settle them. `partial`: more may come or be billed, so the rest of the hold stays."""
-
-    items: tuple[Item, ...]
-    partial: bool = False
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Ack:
-    """Accepted and under way: the hold stays until the results come."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """Refused before work: release."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Doubt:
-    """Possibly billed: unresolved."""
-
-    reason: str
-
-
-Ending = Success | Ack | Refused | Doubt
-
-
-class Judgement(NamedTuple):
-    """How a response ends each billable task of its POST, and what it tells of `others`, by taskUUID."""
-
-    endings: dict[str, Ending]
-    others: dict[str, Ending]
+_REFUSING = frozenset({*range(300, 406), 407, 413, 415, 422, 429})
+"""Statuses of a request that was turned away before any work; a 407 is the proxy's, not the provider's."""
 
 
 def judge(request_tasks: Sequence[Task], status: int, envelope: Envelope | None) -> Judgement:
@@ -57,23 +21,14 @@ def judge(request_tasks: Sequence[Task], status: int, envelope: Envelope | None)
     the response does not mention, if it is just one; else they settle nothing.
     """
     billable = {task.uuid: task for task in request_tasks if task.billable}
-    items: dict[str, list[Item]] = {}
-    errors: dict[str, list[WireError]] = {}
-    for item in envelope.items if envelope else ():
-        if item.task_type not in FREE_TASK_TYPES or item.task_type == "getResponse":
-            items.setdefault(item.task_uuid, []).append(item)
-    for error in envelope.errors if envelope else ():
-        errors.setdefault(error.task_uuid, []).append(error)
+    items, errors = _by_task(envelope.items if envelope else (), envelope.errors if envelope else ())
     unnamed_items, unnamed_errors = items.pop("", []), errors.pop("", [])
     asked = {task.uuid for task in request_tasks if task.task_type == "getTaskDetails"}
-    polled = {task.uuid for task in request_tasks if task.task_type == "getResponse"}
+    polled = [task.uuid for task in request_tasks if task.task_type == "getResponse"]
 
     if unnamed_items or unnamed_errors:
-        silent = {
-            task.uuid
-            for task in request_tasks
-            if task.task_type != "authentication" and task.uuid not in items and task.uuid not in errors
-        }
+        without = {task.uuid for task in request_tasks if task.task_type != "authentication"} - items.keys()
+        silent = without - errors.keys()
         if len(silent) == 1:
             concerned = silent.pop()
             if unnamed_items:
@@ -82,14 +37,21 @@ def judge(request_tasks: Sequence[Task], status: int, envelope: Envelope | None)
                 # Of a poll it may be the question that failed.
                 in_doubt = concerned not in billable
                 errors[concerned] = [replace(e, doubtful=True) for e in unnamed_errors] if in_doubt else unnamed_errors
+        elif unnamed_items and not silent and len(without) == 1:
+            items[without.pop()] = unnamed_items  # beside the error of its task
+        elif any(item.has_result or item.text_length for item in unnamed_items):
+            # Something was worked for, and nobody knows for whom.
+            unnamed_errors = [*unnamed_errors, WireError("", "", "", "", doubtful=True)]
+            for task_uuid in without & errors.keys():
+                errors[task_uuid] = [replace(error, doubtful=True) for error in errors[task_uuid]]
 
-    for task_uuid in polled - billable.keys():
+    for task_uuid in set(polled) - billable.keys():
         # What does not say that it is of the task may be of the poll, which may also have come too early.
         errors[task_uuid] = [
             replace(error, doubtful=error.doubtful or error.not_found or not (error.of_item or error.task_type))
             for error in errors.get(task_uuid, [])
         ]
-    for task_uuid in asked - polled - billable.keys():
+    for task_uuid in asked - set(polled) - billable.keys():
         errors.pop(task_uuid, None)  # it is the question that failed; its answer is read apart
     doubt_for_all = any(error.doubtful for error in unnamed_errors)
     endings = {
@@ -108,20 +70,55 @@ def judge(request_tasks: Sequence[Task], status: int, envelope: Envelope | None)
     items.pop("", None)
     errors.pop("", None)
     errors = {task_uuid: own for task_uuid, own in errors.items() if own} if errors else {}
-    return Judgement(endings, _outcomes(items, errors) if items or errors else {})
+    others = _outcomes(items, errors) if items or errors else {}
+    details = envelope.details if envelope and 200 <= status < 300 else ()
+    return Judgement(
+        endings,
+        others,
+        frozenset(uuid for uuid in others if polled.count(uuid) == 1) if others else frozenset(),
+        tuple([record(one) for one in details]),
+    )
 
 
-def outcomes(envelope: Envelope) -> dict[str, Ending]:
-    """What an envelope from elsewhere (poll, webhook, task details) tells of each task it names."""
-    items: dict[str, list[Item]] = {}
-    errors: dict[str, list[WireError]] = {}
-    for item in envelope.items:
-        if item.task_uuid:
-            items.setdefault(item.task_uuid, []).append(item)
-    for error in envelope.errors:
-        if error.task_uuid:
-            errors.setdefault(error.task_uuid, []).append(error)
-    return _outcomes(items, errors)
+def outcomes(envelope: Envelope) -> Judgement:
+    """What an envelope from elsewhere (a webhook, a log line) tells of each task it names."""
+    items, errors = _by_task(envelope.items, envelope.errors)
+    items.pop("", None)
+    errors.pop("", None)
+    return Judgement({}, _outcomes(items, errors), records=tuple([record(one) for one in envelope.details]))
+
+
+def record(details: Details) -> Record:
+    """What the provider's record of a past task comes to."""
+    envelope = details.envelope
+    if envelope is None or not (envelope.items or envelope.errors):
+        return Record(details.task_uuid, None, True, "the provider has no response for it yet")
+    results = _results(envelope.items)
+    waiting = len(results) < len(envelope.items)
+    if waiting:
+        reason = "more results are under way" if results else "it is still being processed"
+        return Record(details.task_uuid, results or None, True, reason)
+    reason = "getTaskDetails shows no further results"
+    if not results:
+        reason = f"getTaskDetails shows only errors {envelope.errors[0].code}".strip()
+    return Record(details.task_uuid, results, False, reason)
+
+
+def _by_task(
+    items: Iterable[Item], errors: Iterable[WireError]
+) -> tuple[dict[str, list[Item]], dict[str, list[WireError]]]:
+    own_items: dict[str, list[Item]] = {}
+    own_errors: dict[str, list[WireError]] = {}
+    for item in items:
+        if item.task_type not in FREE_TASK_TYPES or item.task_type == "getResponse":
+            own_items.setdefault(item.task_uuid, []).append(item)
+    for error in errors:
+        own_errors.setdefault(error.task_uuid, []).append(error)
+    return own_items, own_errors
+
+
+def _results(items: Iterable[Item]) -> tuple[Result, ...]:
+    return tuple([Result(item.result_index, item.seed, item.told.read()) for item in items if item.settles])
 
 
 def _outcomes(items: dict[str, list[Item]], errors: dict[str, list[WireError]]) -> dict[str, Ending]:
@@ -129,18 +126,18 @@ def _outcomes(items: dict[str, list[Item]], errors: dict[str, list[WireError]]) 
     for task_uuid in {**items, **errors}:
         own = items.get(task_uuid, [])
         failed = errors.get(task_uuid, [])
-        results = tuple(item for item in own if _settles(item))
+        results = _results(own)
         doubtful = next((error for error in failed if error.doubtful), None)
         if results:
             waiting = len(results) < len(own)
-            reason = _said(doubtful) if doubtful else "more results under way" if waiting else ""
-            endings[task_uuid] = Success(results, waiting or doubtful is not None, reason)
+            reason = said(doubtful) if doubtful else "more results under way" if waiting else ""
+            endings[task_uuid] = Success(results, waiting or doubtful is not None, reason, failed=bool(failed))
         elif own:
             endings[task_uuid] = Ack()
         elif doubtful or failed[0].task_type in FREE_TASK_TYPES:  # then the question failed, not the task
-            endings[task_uuid] = Doubt(_said(doubtful or failed[0]))
+            endings[task_uuid] = Doubt(said(doubtful or failed[0]))
         else:
-            endings[task_uuid] = Refused(_said(failed[0]))
+            endings[task_uuid] = Refused(said(failed[0]))
     return endings
 
 
@@ -158,23 +155,26 @@ def _ending(
     doubtful = next((error for error in errors if error.doubtful), None) if errors else None
     rest: Ending | None = None
     if doubtful or (doubt_for_all and (items or not succeeded)):
-        rest = Doubt(_said(doubtful, status) if doubtful else f"http {status} doubtful error")
+        rest = Doubt(said(doubtful, status) if doubtful else f"http {status} doubtful error")
     elif succeeded:
-        rest = Refused(_said(errors[0])) if errors else None
+        rest = Refused(said(errors[0])) if errors else None
     elif status in _REFUSING:
-        rest = Refused(_said(errors[0] if errors else None, status))
+        rest = Refused(said(errors[0] if errors else None, status))
     else:
-        rest = Doubt(_said(errors[0] if errors else None, status))
+        rest = Doubt(said(errors[0] if errors else None, status))
 
-    results = tuple([item for item in items if _settles(item)])
+    if isinstance(rest, Refused) and any(item.text_length and not item.settles for item in items):
+        rest = Doubt(rest.reason)  # it was worked for
+
+    results = _results(items)
+    waits = any(item.status == WAITING for item in items)
     if results:
-        waiting = any(item.status == "processing" for item in items)
         short = len(results) < task.results
         reason = f"{len(results)} of {task.results} results" if short else ""
         if short and isinstance(rest, Doubt):
             return Success(results, True, f"{reason}, {rest.reason}")
-        return Success(results, waiting, reason)
-    if any(item.status == "processing" for item in items) or (items and (task.delivery == "async" or task.webhook)):
+        return Success(results, waits, reason)
+    if waits or (items and (task.delivery == "async" or task.webhook)):
         return Ack()
     if rest is not None:
         return rest
@@ -183,11 +183,7 @@ def _ending(
     return Doubt(f"http {status} task not mentioned" if readable else f"http {status} unreadable response")
 
 
-def _settles(item: Item) -> bool:
-    return item.status == "success" or (item.has_result and item.status != "processing")
-
-
-def _said(error: WireError | None, status: int | None = None) -> str:
+def said(error: WireError | None, status: int | None = None) -> str:
     """A reason fit for the ledger: the status and the error's code, never its message."""
     parts = ["error" if status is None else f"http {status}", error.code if error else ""]
     return " ".join(part for part in parts if part)

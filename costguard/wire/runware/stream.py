@@ -1,194 +1,224 @@
-"""Runware's streams: bytes of server-sent events -> JSON frames, however they are split."""
+"""A stream that answers tasks: frames in any split, order and detail -> results, and how each task ends.
+
+A frame is read as any response is: it may hold an item or several, errors, or both. What it adds up to is kept
+by result: figures are merged field by field, so that a later frame that says less takes nothing away.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
-from costguard.exchange.charging import Figures
-from costguard.wire.runware import answers
+from costguard.tasks import Task
+from costguard.wire import sse
+from costguard.wire.dialect import Doubt, Ending, Judgement, Refused, Result, Success
+from costguard.wire.runware import endings
+from costguard.wire.runware.answers import WAITING, Envelope, Item, WireError, parse_response
+from costguard.wire.runware.figures import Told
 
-EVENT_STREAM = "text/event-stream"
-
-FRAME_MAX = 16 * 2**20
-"""A frame longer than this (bytes) is skipped: no listener keeps a stream in memory."""
-
-DONE = b"[DONE]"
-
-
-class EventParser:
-    """Incremental parser: `feed` any split of the bytes and get the data of each finished event.
-
-    Lines may end in LF, CRLF or CR; comment lines are dropped; `data:` may lack its space; several
-    data lines of one event are joined by a newline, as the standard says.
-    """
-
-    def __init__(self) -> None:
-        self._rest: list[bytes] = []
-        self._rest_size = 0
-        self._data: list[bytes] = []
-        self._size = 0
-        self._after_cr = False
-
-    def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """The data of every event that this chunk completes."""
-        if not chunk:
-            return
-        if self._after_cr and chunk.startswith(b"\n"):
-            chunk = chunk[1:]
-        self._after_cr = chunk.endswith(b"\r")
-        if b"\n" not in chunk and b"\r" not in chunk:  # a long line grows piece by piece, never copied
-            self._keep(chunk)
-            return
-        lines = (b"".join(self._rest) + chunk).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        self._rest, self._rest_size = [], 0
-        self._keep(lines.pop())
-        for line in lines:
-            if line:
-                self._line(line)
-            elif self._data:
-                yield self._event()
-
-    def end(self) -> Iterator[bytes]:
-        """The data of an event that the stream ended in without its blank line."""
-        if self._rest:
-            self._line(b"".join(self._rest))
-            self._rest, self._rest_size = [], 0
-        if self._data:
-            yield self._event()
-
-    def _keep(self, piece: bytes) -> None:
-        """The beginning of a line whose end is still to come; too long a one becomes a comment."""
-        if piece:
-            self._rest.append(piece)
-            self._rest_size += len(piece)
-            if self._rest_size > FRAME_MAX:
-                self._rest = [b":"]
-
-    def _line(self, line: bytes) -> None:
-        if line.startswith(b"data:") and self._size <= FRAME_MAX:
-            value = line[5:]
-            self._data.append(value.removeprefix(b" "))
-            self._size += len(value)
-
-    def _event(self) -> bytes:
-        data, self._data, self._size = b"\n".join(self._data), [], 0
-        return data
+EVIDENCE_CHARS_MAX = 2_000
+"""Characters of figures kept as evidence of a stream that was cut."""
 
 
-class Outcome(NamedTuple):
-    """What a stream told of one task. `items` are its finished results with the last figures seen."""
-
-    items: tuple[answers.Item, ...]
-    errors: tuple[answers.WireError, ...]
-    frames: int
-    text_length: int
-    is_done: bool
-    is_complete: bool
-    """True if every result that began came to its end."""
-    has_totals: bool
-    """True if every result that began finished and told its exact total."""
+def _repeats(told: Told, known: Told) -> bool:
+    """Whether `told` says nothing that `known` does not say too."""
+    return told.cost in (None, known.cost) and told.usage in (None, known.usage)
 
 
-def _has_total(item: answers.Item) -> bool:
-    """`cost` alone is rounded: the total may come on a later frame."""
-    usage = item.figures.usage
-    breakdown = usage.get("costBreakdown") if isinstance(usage, dict) else None
-    return isinstance(breakdown, dict) and breakdown.get("total") is not None
+def _is_news(told: Told, known: Told) -> bool:
+    """Whether `told` says something of which `known` says nothing at all."""
+    return (known.cost is None and told.cost is not None) or (known.usage is None and told.usage is not None)
 
 
-class _Result:
-    """One result of a stream as it grows: the last value of each figure wins."""
+class _Growing:
+    """One result of a stream as it grows."""
 
-    def __init__(self) -> None:
-        self.item: answers.Item | None = None
-        self.finished = False
+    __slots__ = ("has_final_figures", "has_text", "index", "is_finished", "seed", "told")
 
-    def hear(self, frame: answers.Frame) -> None:
-        new, old = frame.item, self.item
-        if new is None:
-            return
-        if old is not None:
-            cost = old.figures.cost if new.figures.cost is None else new.figures.cost
-            usage = old.figures.usage if new.figures.usage is None else new.figures.usage
-            new = new._replace(
-                figures=Figures(cost, usage),
-                seed=old.seed if new.seed is None else new.seed,
-                has_result=old.has_result or new.has_result,
-            )
-        self.item = new
-        self.finished = self.finished or frame.finished
+    def __init__(self, index: int | None) -> None:
+        self.index = index
+        self.seed: int | None = None
+        self.told = Told()
+        self.is_finished = False
+        self.has_text = False
+        self.has_final_figures = False
+
+    def hear(self, item: Item) -> None:
+        """One frame more of it."""
+        self.told = self.told.merged(item.told)
+        self.seed = item.seed if self.seed is None else self.seed
+        self.has_text = self.has_text or item.text_length > 0
+        if item.status != WAITING:  # what is under way is no end, whatever it tells
+            self.is_finished = self.is_finished or item.finished
+            self.has_final_figures = self.has_final_figures or not item.told.is_empty
+
+    def absorb(self, other: _Growing) -> None:
+        """What was taken for another result is more of this one."""
+        self.told = self.told.merged(other.told)
+        self.seed = other.seed if self.seed is None else self.seed
+        self.is_finished = self.is_finished or other.is_finished
+        self.has_text = self.has_text or other.has_text
+        self.has_final_figures = self.has_final_figures or other.has_final_figures
+
+    @property
+    def has_ended(self) -> bool:
+        """It said why it ended, or what it cost."""
+        return self.is_finished or self.has_final_figures
+
+    def result(self) -> Result:
+        """The result, as far as it was told."""
+        return Result(self.index, self.seed, self.told.read())
+
+
+class _Heard:
+    """All that a stream said of one task that asked for `asked` results."""
+
+    def __init__(self, asked: int) -> None:
+        self.asked = asked
+        self.results: list[_Growing] = []
+        self.errors: list[WireError] = []
+        self.frames = 0
+        self.text_length = 0
+        self._indices: set[int] = set()
+        # The one result of a task is that one, whatever index it is told with.
+        self._is_indexed = asked > 1
+
+    def hear(self, item: Item) -> None:
+        """One frame, or one item of a frame."""
+        if item.told.is_empty and not item.text_length and not item.finished:
+            return  # a sign of life
+        self.frames += 1
+        self.text_length += item.text_length
+        index = item.result_index if self._is_indexed else None
+        if index is not None and index not in self._indices:
+            self._indices.add(index)
+            if len(self._indices) > self.asked:
+                # More indices than results: they count the chunks.
+                self._is_indexed, index = False, None
+                self._collapse()
+        self._result(item, index).hear(item)
+
+    def _result(self, item: Item, index: int | None) -> _Growing:
+        """The result that `item` is of, a new one if it is of none."""
+        fitting = self._fitting(item.seed)
+        if index is not None:
+            found = next((result for result in fitting if result.index == index), None)
+            if found is None:  # one that began without its index, or a new one
+                begun = (result for result in fitting if result.index is None and not result.has_ended)
+                found = next(begun, None) or self._began(index)
+                found.index = index
+            return found
+        if not fitting:
+            return self._began(None)
+        last = fitting[-1]
+        may_repeat = not item.finished or (self._indices and last.is_finished)
+        if not item.text_length and not item.told.is_empty and may_repeat:
+            lacking = [result for result in fitting if result.is_finished and _is_news(item.told, result.told)]
+            known = lacking or [result for result in fitting if _repeats(item.told, result.told)]
+            if known:
+                return known[0]
+        if item.text_length or item.finished:
+            # Text after the end of a result begins the next one.
+            return self._began(None) if last.is_finished and len(self.results) < self.asked else last
+        return next((result for result in fitting if result.told.is_empty), last)
+
+    def _fitting(self, seed: int | None) -> list[_Growing]:
+        """The results that may be of `seed`: seeds that differ are different results."""
+        return [result for result in self.results if None in (result.seed, seed) or result.seed == seed]
+
+    def _began(self, index: int | None) -> _Growing:
+        self.results.append(_Growing(index))
+        return self.results[-1]
+
+    def _collapse(self) -> None:
+        """Put together, in order, what indices kept apart that are none."""
+        apart, self.results = self.results, []
+        for result in apart:
+            result.index = None
+            fitting = self._fitting(result.seed)
+            begins = (result.has_text or result.is_finished) and len(self.results) < self.asked
+            if not fitting or (begins and fitting[-1].is_finished):
+                self.results.append(result)
+            else:
+                fitting[-1].absorb(result)
+
+    def ending(self, cut: str | None, further: Sequence[WireError]) -> Ending:
+        """How the task ends. A cut stream is in doubt, unless each result had finished and told its exact total."""
+        errors = [*self.errors, *further]
+        doubtful = any(error.doubtful for error in errors)
+        ended = [result for result in self.results if result.has_ended]
+        is_whole = len(ended) == len(self.results)
+        if ended and (cut is None or (is_whole and all(one.is_finished and one.told.has_total for one in ended))):
+            # What did not come to its end is in doubt, whatever came whole beside it.
+            short = len(ended) < self.asked
+            missing = not is_whole or (short and (cut is not None or doubtful))
+            reason = cut or f"{len(ended)} of {self.asked} results came whole"
+            return Success(tuple([one.result() for one in ended]), missing, reason if missing else "")
+        if errors and not self.frames and not doubtful:
+            return Refused(endings.said(errors[0]))
+        if errors:
+            cut = f"error in the stream {errors[0].code}".strip()
+        evidence: dict[str, object] = {"frames": self.frames, "text_length": self.text_length}
+        if ended:
+            evidence["figures"] = [one.told.raw()[:EVIDENCE_CHARS_MAX] for one in ended]
+        return Doubt(cut or "the stream said nothing of the task", evidence)
 
 
 class Reader:
-    """Listens to a stream and sums up what it says of each task. Never raises, keeps no text.
+    """Listens to the stream that answers `tasks`. Never raises, keeps no text."""
 
-    `tasks`: taskUUID -> number of results asked for.
-    """
-
-    def __init__(self, tasks: Mapping[str, int]) -> None:
-        self._parser = EventParser()
-        self._tasks = dict(tasks)
-        self._results: dict[str, dict[int | None, list[_Result]]] = {}
-        self._errors: dict[str, list[answers.WireError]] = {}
-        self._frames: dict[str, int] = {}
-        self._lengths: dict[str, int] = {}
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._parser = sse.EventParser()
+        self._tasks = tasks
+        self._heard = {task.uuid: _Heard(task.results) for task in tasks if task.billable}
+        self._unnamed: list[WireError] = []
+        self._events = 0
+        self._whole: Envelope | None = None
         self._is_done = False
 
     def feed(self, chunk: bytes) -> None:
         """One chunk of decoded bytes."""
-        for data in self._parser.feed(chunk):
-            self._hear(data)
+        for event in self._parser.feed(chunk):
+            self._hear(event)
 
-    def finish(self) -> None:
-        """No more bytes will come."""
-        for data in self._parser.end():
-            self._hear(data)
+    def judge(self, cut: str | None) -> Judgement:
+        """How each task ends; see `Listener`."""
+        for event in self._parser.end():
+            self._hear(event)
+        if self._events == 1 and self._whole is not None and not self._is_done:
+            return endings.judge(self._tasks, 200, self._whole)  # no stream, but a whole response
+        if self._is_done:
+            cut = None  # whatever the reader did afterwards
+        elif cut is None:
+            cut = "the stream ended without [DONE]"
+        # Errors that name none of several tasks cast doubt on all, and prove nothing of any.
+        further = [replace(error, doubtful=True) for error in self._unnamed]
+        return Judgement({uuid: heard.ending(cut, further) for uuid, heard in self._heard.items()})
 
-    def _hear(self, data: bytes) -> None:
-        if data.strip() == DONE:
+    def _hear(self, event: sse.Event) -> None:
+        if sse.is_done(event.data):
             self._is_done = True
             return
-        frame = answers.parse_frame(data)
-        if frame is None:
+        envelope = parse_response(event.data)
+        if envelope is None:
             return
-        for error in frame.errors:
-            self._errors.setdefault(self._name(error.task_uuid), []).append(error)
-        if frame.item is not None:
-            uuid = self._name(frame.item.task_uuid)
-            self._frames[uuid] = self._frames.get(uuid, 0) + 1
-            self._lengths[uuid] = self._lengths.get(uuid, 0) + frame.text_length
-            self._result(uuid, frame).hear(frame)
+        self._events += 1
+        self._whole = envelope if event.bare else None
+        for error in envelope.errors:
+            heard = self._of(error.task_uuid)
+            if heard is not None:
+                heard.errors.append(error)
+            elif not error.task_uuid:
+                self._unnamed.append(error)
+        for item in envelope.items:
+            heard = self._of(item.task_uuid)
+            if heard is not None:
+                heard.hear(item)
+            elif not item.task_uuid and (item.has_result or item.text_length):
+                self._unnamed.append(WireError("", "", "", "", doubtful=True))  # nobody knows whose it is
 
-    def _result(self, task_uuid: str, frame: answers.Frame) -> _Result:
-        """The result that `frame` belongs to. Without an index, text after a finished one begins the next."""
-        index = frame.item.result_index if frame.item else None
-        results = self._results.setdefault(task_uuid, {}).setdefault(index, [])
-        is_next = bool(results) and results[-1].finished and (frame.text_length > 0 or frame.finished)
-        if not results or (is_next and index is None and len(results) < self._tasks.get(task_uuid, 1)):
-            results.append(_Result())
-        return results[-1]
-
-    def _name(self, task_uuid: str) -> str:
+    def _of(self, task_uuid: str) -> _Heard | None:
         """Some models stream an empty `taskUUID`: it means the one task there is."""
-        return task_uuid or (next(iter(self._tasks)) if len(self._tasks) == 1 else "")
-
-    def _unnamed_errors(self) -> list[answers.WireError]:
-        """Errors that name none of several tasks: they cast doubt on all, and prove nothing of any."""
-        return [replace(error, doubtful=True) for error in self._errors.get("", [])]
-
-    def outcome(self, task_uuid: str) -> Outcome:
-        """What was heard of `task_uuid`."""
-        results = [result for found in self._results.get(task_uuid, {}).values() for result in found]
-        ended = [r for r in results if r.item and (r.finished or r.item.figures.cost is not None)]
-        items = tuple(r.item for r in ended if r.item)
-        return Outcome(
-            items,
-            (*self._errors.get(task_uuid, []), *self._unnamed_errors()),
-            self._frames.get(task_uuid, 0),
-            self._lengths.get(task_uuid, 0),
-            self._is_done,
-            len(ended) == len(results),
-            bool(ended) and all(r.finished for r in results) and all(_has_total(item) for item in items),
-        )
+        if not task_uuid and len(self._heard) == 1:
+            return next(iter(self._heard.values()))
+        return self._heard.get(task_uuid)

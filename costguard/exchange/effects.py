@@ -1,0 +1,175 @@
+"""What a guarded exchange is made of: the effects it asks for, and the small protocols that serve it.
+
+Everything that yields effects, performs them or is told of them stands above this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from costguard.exchange.receipt import Receipt
+from costguard.wire.dialect import Dialect
+
+
+class Claim(NamedTuple):
+    """Whose a POST may be: the dialects to ask, and whether it is surely of the first.
+
+    `unmetered`: the name of a wire that it is surely of, and that cannot be read yet.
+    """
+
+    dialects: tuple[Dialect, ...]
+    is_sure: bool
+    unmetered: str = ""
+
+
+class Call(NamedTuple):
+    """A request about to be sent, as far as the guard looks at it."""
+
+    host: str
+    """Lower-case host, with `:port` if the URL states one."""
+    path: str
+    claim: Claim
+    options: object
+    """What the caller passed as `extensions["costguard"]`, or None."""
+
+
+class Head(NamedTuple):
+    """The beginning of a response."""
+
+    status: int
+    content_type: str
+
+
+class ReadRequest:
+    """Effect: the request's decoded body, or None if reading it would disturb a request that is not ours."""
+
+
+class Work:
+    """Effect: run a function that may block (ledger, counting) and send back what it returns."""
+
+    __slots__ = ("run",)
+
+    def __init__(self, run: Callable[[], Any]) -> None:
+        self.run = run
+
+
+class Send:
+    """Effect: send the request, with `body` in place of its own unless None; sends back the `Head`.
+
+    `handed` says whether the transport ever had it: before that, nothing can have been billed.
+    `superseded`: the same guard saw the request again further down, so the response was booked there.
+    `never_sent` is set by the client's adapter for errors that prove the same. The adapter lays `receipt`
+    beside the response.
+    """
+
+    __slots__ = ("body", "handed", "never_sent", "receipt", "superseded")
+
+    def __init__(self, body: bytes | None, receipt: Receipt | None = None) -> None:
+        self.body = body
+        self.receipt = receipt
+        self.handed = False
+        self.never_sent = False
+        self.superseded = False
+
+
+class ReadResponse:
+    """Effect: read the whole response and send back its decoded body."""
+
+
+class Question:
+    """Effect: send `body`, which asks what became of tasks, where the request goes; sends back (status, body).
+
+    `asked`: the tasks it asks for, each with its attempts that no request is under way for.
+    """
+
+    __slots__ = ("asked", "body", "dialect")
+
+    def __init__(self, dialect: Dialect, body: bytes, asked: Mapping[str, frozenset[int]]) -> None:
+        self.dialect = dialect
+        self.body = body
+        self.asked = asked
+
+
+class Pause:
+    """Effect: let `seconds` pass."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+
+class Hearing(Protocol):
+    """What hears a stream on the side: `feed` never blocks; `end` is called once and may block."""
+
+    def feed(self, chunk: bytes) -> None:
+        """One decoded chunk, as it came."""
+
+    def garble(self, reason: str) -> None:
+        """What comes from here on cannot be decoded."""
+
+    def end(self, error: str | None) -> None:
+        """The stream ended: None if it was read to its end, else how it was cut."""
+
+
+class Listen:
+    """Effect: pass the response's stream on as it comes, and tell `hearing` of every chunk and its end."""
+
+    __slots__ = ("hearing",)
+
+    def __init__(self, hearing: Hearing) -> None:
+        self.hearing = hearing
+
+
+Effect = ReadRequest | Work | Send | ReadResponse | Listen | Question | Pause
+Flow = Generator[Effect, Any, None]
+
+
+class SyncPort(Protocol):
+    """What a client's adapter does for the synchronous driver."""
+
+    def read_request(self) -> bytes | None:
+        """See `ReadRequest`."""
+
+    def send(self, effect: Send) -> Head:
+        """See `Send`."""
+
+    def read_response(self) -> bytes:
+        """See `ReadResponse`."""
+
+    def listen(self, hearing: Hearing) -> None:
+        """See `Listen`."""
+
+    def ask(self, question: Question) -> tuple[int, bytes]:
+        """See `Question`."""
+
+
+class AsyncPort(Protocol):
+    """What a client's adapter does for the asynchronous driver."""
+
+    async def read_request(self) -> bytes | None:
+        """See `ReadRequest`."""
+
+    async def send(self, effect: Send) -> Head:
+        """See `Send`."""
+
+    async def read_response(self) -> bytes:
+        """See `ReadResponse`."""
+
+    def listen(self, hearing: Hearing) -> None:
+        """See `Listen`."""
+
+    async def ask(self, question: Question) -> tuple[int, bytes]:
+        """See `Question`."""
+
+    async def pause(self, seconds: float) -> None:
+        """See `Pause`."""
+
+
+class Interrupted(BaseException):
+    """Raised where work ran to its end on another thread although its task was cancelled meanwhile."""
+
+    def __init__(self, value: object, cancellation: BaseException) -> None:
+        self.value = value
+        self.cancellation = cancellation

@@ -1,0 +1,399 @@
+"""What Runware says one result cost: its `cost` and `usage`, merged over tellings, read into exact figures.
+
+Figures that are missing, odd or absurd are met in the field: whatever could not be used is named in `notes`,
+and what was told is kept as `raw`. Nothing here raises.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from costguard.ledger.charges import Line
+from costguard.money import NANOS, from_provider, sum_known
+from costguard.wire.dialect import Figures
+
+FIGURE_MAX = 1_000_000
+"""USD. A figure above this is taken for an error, not for a bill."""
+
+COUNT_MAX = 10**9
+"""Tokens or uses. A count above this is taken for an error."""
+
+_RAW_STRING_CHARS = 40
+_DEPTH_MAX = 10
+"""Levels of figures that are looked at; what is published has 5."""
+_NAME_CHARS = 60
+
+_NUMBER_TEXT = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,3})?")
+_FIGURE_TEXT = re.compile(r"[-+$ ]{0,3}[0-9][0-9.,eE+-]{0,38}|NaN|-?Infinity|[A-Z]{1,12}")
+_NAME_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
+
+
+class Told(NamedTuple):
+    """The `cost` and `usage` of one result as parsed, Decimal for float; either may be None or of any shape."""
+
+    cost: Any = None
+    usage: Any = None
+
+    @property
+    def is_empty(self) -> bool:
+        """True if nothing was told."""
+        return self.cost is None and self.usage is None
+
+    def raw(self) -> str:
+        """Both as compact canonical JSON in ASCII: keys sorted, equal numbers written equally.
+
+        Long strings are cut, so that no answer's text can hide in a figure; NaN appears as a bare word.
+        """
+        return _compact({"cost": self.cost, "usage": self.usage}, _DEPTH_MAX)
+
+    def merged(self, later: Told) -> Told:
+        """Both tellings of one result, field by field: what is untold takes nothing away, no figure falls."""
+        if self.is_empty:
+            return later
+        if later.is_empty:
+            return self
+        return Told(merge(self.cost, later.cost), merge(self.usage, later.usage))
+
+    @property
+    def has_total(self) -> bool:
+        """True if the exact total was told: `cost` alone is rounded."""
+        breakdown = self.usage.get("costBreakdown") if isinstance(self.usage, dict) else None
+        return isinstance(breakdown, dict) and _usable_nanos(breakdown.get("total")) is not None
+
+    def read(self) -> Figures:
+        """The figures, exactly."""
+        return _Reading(self).figures()
+
+
+def number(value: Any) -> Decimal | int | None:
+    """A JSON number, or a text that is exactly one; None for all else."""
+    kind = type(value)
+    if kind is int or kind is Decimal:
+        return value  # type: ignore[no-any-return]
+    if kind is str and _NUMBER_TEXT.fullmatch(value):
+        return int(value) if value.isdigit() else Decimal(value)
+    return None
+
+
+def merge(old: Any, new: Any, depth: int = 0) -> Any:
+    """One value of two tellings; a number is cumulative, so the larger one holds."""
+    if new is None or depth > _DEPTH_MAX:
+        return old
+    if old is None:
+        return new
+    if isinstance(old, dict) and isinstance(new, dict):
+        both = dict(old)
+        for key, value in new.items():
+            both[key] = merge(old.get(key), value, depth + 1)
+        return both
+    if isinstance(old, list) and isinstance(new, list):
+        return _merged_leaves(old, new, depth)
+    before, after = _weight(old), _weight(new)
+    if before == after == _FIGURE:
+        return max(old, new, key=lambda value: number(value) or 0)
+    return old if before > after or before == after != _TEXT else new
+
+
+_TEXT, _ZERO, _UNUSABLE, _OBJECT, _FIGURE = range(5)
+
+
+def _weight(value: Any) -> int:
+    """Of two tellings of one value that are not of one kind the heavier holds."""
+    found = number(value)
+    if found is None:
+        return _OBJECT if value and isinstance(value, (dict, list)) else _TEXT
+    if not _is_finite(found) or not 0 <= found <= COUNT_MAX:
+        return _UNUSABLE
+    return _FIGURE if found else _ZERO
+
+
+def _is_finite(value: Decimal | int) -> bool:
+    return type(value) is int or Decimal(value).is_finite()
+
+
+def _merged_leaves(old: list[Any], new: list[Any], depth: int) -> list[Any]:
+    """Lists of leaves are told apart by modality, the nth of a name with the nth."""
+
+    def keyed(leaves: list[Any]) -> dict[tuple[str, int], Any]:
+        found: dict[tuple[str, int], Any] = {}
+        counts: dict[str, int] = {}
+        for leaf in leaves:
+            name = str(leaf.get("modality")).upper() if isinstance(leaf, dict) else ""
+            counts[name] = counts.get(name, 0) + 1
+            found[name, counts[name]] = leaf
+        return found
+
+    both = keyed(old)
+    for key, leaf in keyed(new).items():
+        both[key] = merge(both.get(key), leaf, depth + 1)
+    return list(both.values())
+
+
+class _UnreadableLeafError(Exception):
+    """A leaf of a breakdown cannot be used, so none of its lines can."""
+
+
+class _Reading:
+    """One result's figures, read once."""
+
+    __slots__ = (
+        "cache",
+        "cached_tokens",
+        "completion_tokens",
+        "cost",
+        "notes",
+        "odd",
+        "prompt",
+        "prompt_tokens",
+        "reasoning_tokens",
+        "rest",
+        "told",
+        "total",
+        "total_tokens",
+    )
+
+    def __init__(self, told: Told) -> None:
+        self.told = told
+        self.notes: list[str] = []
+        self.odd = False
+        self.prompt: list[Line] = []
+        self.cache: list[Line] = []
+        usage = self._object(told.usage, "usage")
+        breakdown = self._object(usage.get("costBreakdown"), "costBreakdown")
+        tokens = self._object(breakdown.get("tokens"), "costBreakdown.tokens")
+        self.cost = self._read_cost(told.cost, usage.get("cost"))
+        self.total = self._amount(breakdown.get("total"), "costBreakdown.total")
+        self._read_counts(usage, tokens)
+        self.rest = self._read_leaves(breakdown, tokens) if breakdown else None
+        self._check_counts(usage, tokens)
+        if self.total is None and self.rest is not None:
+            self._add_up(breakdown)
+
+    def figures(self) -> Figures:
+        """What was read."""
+        return Figures(
+            self.cost,
+            self.total,
+            tuple(self.prompt),
+            tuple(self.cache),
+            None if self.rest is None else tuple(self.rest),
+            self.prompt_tokens,
+            self.completion_tokens,
+            self.reasoning_tokens,
+            self.cached_tokens,
+            self.total_tokens,
+            self.odd,
+            tuple(self.notes),
+            self.told.raw,
+        )
+
+    def _odd(self, note: str) -> None:
+        self.odd = True
+        self.notes.append(note)
+
+    def _object(self, value: Any, where: str) -> dict[str, Any]:
+        """An object of the figures; absent or of another shape, an empty one."""
+        if isinstance(value, dict):
+            return value
+        if value is not None:
+            self._odd(f"{where} is not an object")
+        return {}
+
+    def _amount(self, value: Any, *where: str) -> int | None:
+        """Nano-dollars of a figure in USD from 0 to `FIGURE_MAX`; None if it is absent or unusable."""
+        nanos = _usable_nanos(value)
+        if nanos is None and value is not None:
+            self._odd(f"{' '.join(filter(None, where))} is unusable")
+        return nanos
+
+    def _read_cost(self, cost: Any, usage_cost: Any) -> int | None:
+        """The result's cost; some models tell it within the usage. Of two the larger."""
+        nanos = self._amount(cost, "cost")
+        if usage_cost is None:
+            return nanos
+        within = self._amount(usage_cost, "usage.cost")
+        if nanos is None or within is None:
+            return within if nanos is None else nanos
+        return max(nanos, within)
+
+    def _count(self, value: Any, *where: str) -> int | None:
+        """A count from 0 to `COUNT_MAX` (74.0 and "74" are one); None if it is absent or unusable."""
+        count = _usable_count(value)
+        if count is None and value is not None:
+            self._odd(f"{' '.join(filter(None, where))} is unusable")
+        return count
+
+    def _read_counts(self, usage: dict[str, Any], tokens: dict[str, Any]) -> None:
+        count = self._count
+        self.prompt_tokens = count(usage.get("promptTokens"), "promptTokens")
+        completion = count(usage.get("completionTokens"), "completionTokens")
+        total = self.total_tokens = count(usage.get("totalTokens"), "totalTokens")
+        details = usage.get("completionTokensDetails")
+        reasoning = details.get("reasoningTokens") if isinstance(details, dict) else None
+        self.reasoning_tokens = count(
+            usage.get("thinkingTokens") if reasoning is None else reasoning, "reasoning tokens"
+        )
+        billed = tokens.get("completion")
+        stated = count(billed.get("billableTokens"), "completion billableTokens") if isinstance(billed, dict) else None
+        if stated is not None:
+            completion = stated
+        elif completion is not None and self.reasoning_tokens:
+            # Runware's pages hold both readings of "reasoning tokens"; the total tells which one this is.
+            beside = (self.prompt_tokens or 0) + completion + self.reasoning_tokens
+            if self.reasoning_tokens > completion or total == beside:
+                completion += self.reasoning_tokens
+                self.notes.append("reasoning tokens counted beside the completion")
+        self.completion_tokens = completion
+        if total is None and self.prompt_tokens is not None and completion is not None:
+            self.total_tokens = self.prompt_tokens + completion
+        prompt_details = usage.get("promptTokensDetails")
+        self.cached_tokens = count(
+            prompt_details.get("cachedTokens") if isinstance(prompt_details, dict) else None, "cachedTokens"
+        )
+
+    def _check_counts(self, usage: dict[str, Any], tokens: dict[str, Any]) -> None:
+        """Tokens that their parts do not explain may be tokens that somebody pays for."""
+        prompt, completion, total = self.prompt_tokens, self.completion_tokens, self.total_tokens
+        if prompt is not None and completion is not None and total is not None and total != prompt + completion:
+            beside = (self.reasoning_tokens or 0, self.cached_tokens or 0)
+            if usage.get("totalTokens") is not None and total - prompt - completion not in (*beside, sum(beside)):
+                self._odd("totalTokens is not the sum of its parts")
+        if self.prompt and prompt is not None:
+            itemized = sum_known([line.quantity for line in self.prompt])
+            if itemized is not None and abs(prompt - itemized) not in (0, self.cached_tokens or 0):
+                self._odd("promptTokens is not the sum of its modalities")
+        billed = tokens.get("completion")
+        if completion is not None and isinstance(billed, dict):
+            text, reasoning = _usable_count(billed.get("textTokens")), _usable_count(billed.get("reasoningTokens"))
+            if text is not None and reasoning is not None and text + reasoning != completion:
+                self._odd("the completion's billableTokens are not the sum of their parts")
+
+    def _read_leaves(self, breakdown: dict[str, Any], tokens: dict[str, Any]) -> list[Line] | None:
+        """All leaves but prompt and cache, which get attributes; None if any leaf is unusable."""
+        try:
+            prompt = self._group(tokens.get("prompt"), "prompt")
+            cache = self._group(tokens.get("cache"), "cache")
+            rest = []
+            completion = tokens.get("completion")
+            if completion is not None:
+                leaf = self._leaf(completion, "completion", "", "billableTokens")
+                if leaf.quantity is None and self.completion_tokens:
+                    leaf = leaf._replace(quantity=self.completion_tokens)
+                rest.append(leaf)
+            for name, feature in self._object(breakdown.get("features"), "features").items():
+                if feature is not None:
+                    rest.append(self._leaf(feature, f"feature:{_name(name)}", "", "count"))
+        except _UnreadableLeafError as fault:
+            self._odd(f"the breakdown cannot be itemized: {fault}")
+            return None
+        if self.prompt_tokens is None and prompt:
+            self.prompt_tokens = sum_known([line.quantity for line in prompt])
+        elif len(prompt) == 1 and prompt[0].quantity is None:
+            prompt = [prompt[0]._replace(quantity=self.prompt_tokens)]
+        self.prompt, self.cache = prompt, cache
+        cached = sum_known([line.quantity for line in cache]) if cache else None
+        if cached is not None:
+            self.cached_tokens = cached
+        return rest
+
+    def _group(self, node: Any, component: str) -> list[Line]:
+        """The leaves of the prompt or the cache: one a modality, or one for all."""
+        if node is None:
+            return []
+        modalities = node.get("modalities") if isinstance(node, dict) else None
+        if modalities is None or modalities == []:
+            return [self._leaf(node, component, "", "billableTokens")]
+        if not isinstance(modalities, list):
+            raise _UnreadableLeafError(f"{component}.modalities")
+        if _usable_nanos(node.get("cost")) is not None and not any(
+            isinstance(leaf, dict) and leaf.get("cost") is not None for leaf in modalities
+        ):
+            # The cost is told of the group alone.
+            name = _name(modalities[0].get("modality")).upper() if _is_single(modalities) else ""
+            return [self._leaf(node, component, name, "billableTokens")]
+        merged: dict[str, Line] = {}
+        for leaf_node in modalities:
+            name = _name(leaf_node.get("modality") if isinstance(leaf_node, dict) else None).upper()
+            leaf = self._leaf(leaf_node, component, name, "tokens")
+            merged[name] = leaf.joined(merged[name]) if name in merged else leaf
+        return list(merged.values())
+
+    def _leaf(self, node: Any, component: str, modality: str, count_key: str) -> Line:
+        if not isinstance(node, dict):
+            raise _UnreadableLeafError(f"{component} {modality}".rstrip())
+        quantity = self._count(node.get(count_key), component, modality, count_key)
+        cost = node.get("cost")
+        nanos = _usable_nanos(cost)
+        if nanos is None:
+            self._amount(cost, component, modality, "cost")  # says why
+            if cost is not None or quantity:
+                raise _UnreadableLeafError(f"{component} {modality}".rstrip())
+            nanos = 0
+        return Line(component, modality, quantity, nanos)
+
+    def _add_up(self, breakdown: dict[str, Any]) -> None:
+        """The total of a breakdown that tells its leaves and not their sum, if no leaf is known to be missing."""
+        leaves = [*self.prompt, *self.cache, *(self.rest or ())]
+        told = {line.component for line in leaves}
+        if not leaves or breakdown.get("total") is not None:
+            return
+        if (self.prompt_tokens != 0 and "prompt" not in told) or (
+            self.completion_tokens != 0 and "completion" not in told
+        ):
+            return
+        self.total = sum(line.nanos for line in leaves)
+        self.notes.append("the breakdown tells no total: its leaves were added up")
+
+
+def _is_single(modalities: list[Any]) -> bool:
+    return len(modalities) == 1 and isinstance(modalities[0], dict)
+
+
+def _usable_nanos(value: Any) -> int | None:
+    """Nano-dollars of a figure in USD from 0 to `FIGURE_MAX`; None for anything else."""
+    if type(value) is str:
+        value = number(value)
+    if type(value) is Decimal:
+        return from_provider(value) if value.is_finite() and 0 <= value <= FIGURE_MAX else None
+    return value * NANOS if type(value) is int and 0 <= value <= FIGURE_MAX else None
+
+
+def _usable_count(value: Any) -> int | None:
+    """A count from 0 to `COUNT_MAX`; None for anything else."""
+    found = number(value)
+    if found is None or not _is_finite(found) or not 0 <= found <= COUNT_MAX or found != int(found):
+        return None
+    return int(found)
+
+
+def _name(value: Any) -> str:
+    """The name of a modality or feature, fit to be stored."""
+    if not isinstance(value, str) or not value or len(value) > _NAME_CHARS or not value.isprintable():
+        raise _UnreadableLeafError("a name")
+    return value
+
+
+def _compact(node: Any, depth: int) -> str:
+    """Canonical JSON of a parsed value, bounded in depth and in the length of its strings."""
+    if isinstance(node, str):
+        # A text that is no figure may be a piece of an answer.
+        return json.dumps(node if _FIGURE_TEXT.fullmatch(node) else "...")
+    if node is None or isinstance(node, bool):
+        return json.dumps(node)
+    if isinstance(node, Decimal):
+        if not node.is_finite() or abs(node.adjusted()) > _RAW_STRING_CHARS:
+            return str(node)
+        text = f"{node:f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
+    if isinstance(node, int):
+        return str(node)
+    if depth == 0 or not isinstance(node, (dict, list)):
+        return '"..."'
+    if isinstance(node, list):
+        return f"[{','.join([_compact(entry, depth - 1) for entry in node])}]"
+    names = {key: key if _NAME_TEXT.fullmatch(str(key)) else "..." for key in node}
+    entries = [f"{json.dumps(names[key])}:{_compact(node[key], depth - 1)}" for key in sorted(node, key=str)]
+    return "{" + ",".join(entries) + "}"

@@ -18,6 +18,7 @@ from costguard.clients.httpx_messages import (
     is_readable,
     module_of,
     plain_body,
+    read_already,
     replace_body,
     stream_decoder,
 )
@@ -221,9 +222,12 @@ class _SyncPort:
             stream.close()
         return buffered(self.response, raw)
 
-    def listen(self, hearing: Hearing) -> None:
-        kind = _stream_class(module_of(self.response).SyncByteStream, _SyncListening)
-        self.response.stream = kind(self.response, hearing, self._guard)
+    def listen(self, hearing: Hearing) -> bytes | None:
+        whole = read_already(self.response)
+        if whole is None:
+            kind = _stream_class(module_of(self.response).SyncByteStream, _SyncListening)
+            self.response.stream = kind(self.response, hearing, self._guard)
+        return whole
 
     def ask(self, question: Question) -> tuple[int, bytes]:
         response = self._inner.handle_request(another(self._request, question.body))
@@ -271,9 +275,12 @@ class _AsyncPort:
             await stream.aclose()
         return buffered(self.response, raw)
 
-    def listen(self, hearing: Hearing) -> None:
-        kind = _stream_class(module_of(self.response).AsyncByteStream, _AsyncListening)
-        self.response.stream = kind(self.response, hearing, self._guard)
+    def listen(self, hearing: Hearing) -> bytes | None:
+        whole = read_already(self.response)
+        if whole is None:
+            kind = _stream_class(module_of(self.response).AsyncByteStream, _AsyncListening)
+            self.response.stream = kind(self.response, hearing, self._guard)
+        return whole
 
     async def ask(self, question: Question) -> tuple[int, bytes]:
         response = await self._inner.handle_async_request(another(self._request, question.body))

@@ -191,6 +191,15 @@ def another(request: Any, body: bytes) -> Any:
     return type(request)("POST", request.url, headers=headers, content=body, extensions=extensions)
 
 
+def read_already(response: Any) -> bytes | None:
+    """The decoded body of a response whose stream nobody will read any more; None if it is still to be read."""
+    try:
+        content: bytes = response.content
+    except module_of(response).ResponseNotRead:
+        return None
+    return content
+
+
 def buffered(response: Any, raw: bytes) -> bytes:
     """Let the client read what was read already; returns the decoded body."""
     module = module_of(response)

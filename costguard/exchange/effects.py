@@ -114,7 +114,10 @@ class Hearing(Protocol):
 
 
 class Listen:
-    """Effect: pass the response's stream on as it comes, and tell `hearing` of every chunk and its end."""
+    """Effect: pass the response's stream on as it comes, and tell `hearing` of every chunk and its end.
+
+    Sends back the decoded body instead, if something below has read all of it already; else None.
+    """
 
     __slots__ = ("hearing",)
 
@@ -138,7 +141,7 @@ class SyncPort(Protocol):
     def read_response(self) -> bytes:
         """See `ReadResponse`."""
 
-    def listen(self, hearing: Hearing) -> None:
+    def listen(self, hearing: Hearing) -> bytes | None:
         """See `Listen`."""
 
     def ask(self, question: Question) -> tuple[int, bytes]:
@@ -157,7 +160,7 @@ class AsyncPort(Protocol):
     async def read_response(self) -> bytes:
         """See `ReadResponse`."""
 
-    def listen(self, hearing: Hearing) -> None:
+    def listen(self, hearing: Hearing) -> bytes | None:
         """See `Listen`."""
 
     async def ask(self, question: Question) -> tuple[int, bytes]:

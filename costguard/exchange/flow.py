@@ -93,7 +93,11 @@ def exchange(desk: Desk, call: Call) -> Flow:
             yield Work(lambda: books.lose(admission, "sent again further down"))
             return
         if admission.dialect.is_stream(admission.tasks, head.status, head.content_type):
-            yield Listen(books.listen(admission))
+            hearing = books.listen(admission)
+            whole: bytes | None = yield Listen(hearing)
+            if whole is not None:
+                hearing.feed(whole)
+                yield Work(lambda: hearing.end(None))
             return
         raw: bytes = yield ReadResponse()
     except GeneratorExit:

@@ -79,9 +79,11 @@ MANNERS: dict[str, tuple[Any, ...]] = {
     "uuid_case": ("upper",),
     "blank_error": (True,),
 }
-"""Ways of telling the same bill, but for its defaults; each round has a few of them. Left out is what cannot come to the
-bill by one reconcile: a rounded `cost` alone is the provider's own word and is not asked for again, and leaves that a
-fault made wrong are all there is where no total is told."""
+"""Ways of telling the same bill, but for its defaults; each round has a few of them.
+
+Left out is what cannot come to the bill by one reconcile: a rounded `cost` alone is the provider's own word and is not
+asked for again, and leaves that a fault made wrong are all there is where no total is told.
+"""
 
 
 @dataclass

@@ -19,8 +19,8 @@ from typing import Any
 import httpx
 import pytest
 import trio
-from conftest import CLIENTS, AnyClient, Clock, a_task, memory, module_of, only_task
-from roads import DONE, Provider, Scripted, agree, charged, evidence, frame, ledger_bytes, read_stream, status
+from conftest import CLIENTS, AnyClient, Clock, a_task, audit, memory, module_of, only_task
+from roads import DONE, SSE, Provider, Scripted, agree, charged, evidence, frame, ledger_bytes, read_stream, status
 
 from costguard import Guard
 from costguard.testing import StandIn
@@ -629,3 +629,16 @@ def test_a_listener_that_fails_to_write_costs_nobody_the_stream(
     monkeypatch.setattr(guard.ledger, "conclude", conclude)
     client.post(a_task())
     assert agree(guard, standin)
+
+
+def test_a_stream_that_something_below_has_read_already_settles_too(
+    kind: str, guard: Guard, make_client: Callable[..., AnyClient]
+) -> None:
+    task = a_task(deliveryMethod="stream")
+    body = frame(task, text="hi") + frame(task, finishReason="stop", cost=0.0002) + DONE
+    module = module_of(kind)
+    transport = module.MockTransport(lambda request: module.Response(200, headers=SSE, content=body))
+    client = make_client(kind, guard, transport=transport)
+    assert client.post(task).content == body
+    assert (only_task(guard).status, str(charged(guard))) == ("settled", "0.000200000")
+    audit(guard)

@@ -169,17 +169,20 @@ def _envelope(found: Any, task_uuid: str, with_details: bool) -> Envelope:
             data = found  # one bare item: a webhook's body, a frame
         else:
             outer = task_name(found.get("taskUUID")) or task_uuid
-            errors += _errors(found.get("errors"), outer)
-            errors += _errors(found.get("error"), outer)
             if len(found) > 1:
+                errors += _errors(found.get("errors"), outer) + _errors(found.get("error"), outer)
                 data = _with_outer_figures(found, data)
+            elif data is None:
+                errors += _errors(found.get("errors") or found.get("error"), outer)
     for raw in data if isinstance(data, list) else [data]:
         if not isinstance(raw, dict):
             continue
         item = _item(raw, outer)
-        failures = [*_errors(raw.get("error"), item.task_uuid), *_errors(raw.get("errors"), item.task_uuid)]
-        if not failures and item.status == ERROR:
-            failures = [_error({**raw, "taskType": ""}, item.task_uuid)]  # of the task, not of the poll
+        failures: list[WireError] = []
+        if item.status == ERROR or raw.get("error") or raw.get("errors"):
+            failures = _errors(raw.get("error"), item.task_uuid) + _errors(raw.get("errors"), item.task_uuid)
+            if not failures and item.status == ERROR:
+                failures = [_error({**raw, "taskType": ""}, item.task_uuid)]  # of the task, not of the poll
         if item.task_type == "getTaskDetails" and not (failures and not raw.get("response")):
             if with_details:
                 details.append(_details(raw, item.task_uuid))

@@ -53,7 +53,7 @@ class Runware:
         """A task that asked for a stream is answered by one, whatever it is labelled as."""
         if not 200 <= status < 300:
             return False
-        return content_type == sse.EVENT_STREAM or any(task.delivery == "stream" for task in tasks)
+        return content_type == sse.EVENT_STREAM or "stream" in [task.delivery for task in tasks]
 
     def judge(self, tasks: Sequence[Task], status: int, body: bytes) -> Judgement:
         """See `Dialect`."""

@@ -221,8 +221,10 @@ class _Reading:
 
     def _count(self, value: Any, *where: str) -> int | None:
         """A count from 0 to `COUNT_MAX` (74.0 and "74" are one); None if it is absent or unusable."""
+        if value is None:
+            return None
         count = _usable_count(value)
-        if count is None and value is not None:
+        if count is None:
             self._odd(f"{' '.join(filter(None, where))} is unusable")
         return count
 
@@ -324,7 +326,9 @@ class _Reading:
     def _leaf(self, node: Any, component: str, modality: str, count_key: str) -> Line:
         if not isinstance(node, dict):
             raise _UnreadableLeafError(f"{component} {modality}".rstrip())
-        quantity = self._count(node.get(count_key), component, modality, count_key)
+        quantity = node.get(count_key)
+        if type(quantity) is not int or not 0 <= quantity <= COUNT_MAX:
+            quantity = self._count(quantity, component, modality, count_key)
         cost = node.get("cost")
         nanos = _usable_nanos(cost)
         if nanos is None:
@@ -363,6 +367,8 @@ def _usable_nanos(value: Any) -> int | None:
 
 def _usable_count(value: Any) -> int | None:
     """A count from 0 to `COUNT_MAX`; None for anything else."""
+    if type(value) is int:
+        return value if 0 <= value <= COUNT_MAX else None
     found = number(value)
     if found is None or not _is_finite(found) or not 0 <= found <= COUNT_MAX or found != int(found):
         return None

@@ -30,7 +30,7 @@ _NEVER_SENT = (
     "UnsupportedProtocol",
     "ProxyError",
 )
-_BODY_HEADERS = (b"transfer-encoding", b"content-encoding")
+_BODY_HEADERS = ("transfer-encoding", "content-encoding")
 """They speak of the body that was there before."""
 _JSON = ("application/json", "text/json", "")
 
@@ -81,7 +81,7 @@ def plain_body(request: Any, body: bytes, claim: Claim) -> bytes:
     InvalidRequest if it cannot be decoded and is, or may be, of a wire that is guarded; what is surely of none
     gives b"".
     """
-    encoding = _encoding(request)
+    encoding = _encoding(request) if "content-encoding" in request.headers else ""
     if not encoding or not body:
         return body
     decoder = Decoder(module_of(request), encoding)
@@ -161,8 +161,9 @@ def replace_body(request: Any, body: bytes | None) -> None:
     request.stream = module_of(request).ByteStream(body)
     request._content = body
     request.headers["Content-Length"] = str(len(body))
-    for name in [key for key, _ in request.headers.raw if key.lower() in _BODY_HEADERS]:
-        del request.headers[name.decode("ascii")]
+    for name in _BODY_HEADERS:
+        if name in request.headers:
+            del request.headers[name]
 
 
 def is_never_sent(error: Exception) -> bool:
@@ -204,7 +205,7 @@ def buffered(response: Any, raw: bytes) -> bytes:
     """Let the client read what was read already; returns the decoded body."""
     module = module_of(response)
     response.stream = module.ByteStream(raw)
-    encoding = _encoding(response)
+    encoding = _encoding(response) if "content-encoding" in response.headers else ""
     if not encoding:
         return raw
     try:

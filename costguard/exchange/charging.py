@@ -115,7 +115,7 @@ class _Result:
         self.features = [
             line
             for line in figures.rest or ()
-            if line.component.startswith("feature:") and (line.nanos or line.quantity)
+            if (line.nanos or line.quantity) and line.component.startswith("feature:")
         ]
         if figures.total is not None:
             self.basis = "breakdown"

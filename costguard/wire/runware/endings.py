@@ -21,10 +21,9 @@ def judge(request_tasks: Sequence[Task], status: int, envelope: Envelope | None)
     the response does not mention, if it is just one; else they settle nothing.
     """
     billable = {task.uuid: task for task in request_tasks if task.billable}
-    items, errors = _by_task(envelope.items if envelope else (), envelope.errors if envelope else ())
-    unnamed_items, unnamed_errors = items.pop("", []), errors.pop("", [])
-    asked = {task.uuid for task in request_tasks if task.task_type == "getTaskDetails"}
     polled = [task.uuid for task in request_tasks if task.task_type == "getResponse"]
+    items, errors = _by_task(envelope.items, envelope.errors) if envelope else ({}, {})
+    unnamed_items, unnamed_errors = items.pop("", []), errors.pop("", [])
 
     if unnamed_items or unnamed_errors:
         without = {task.uuid for task in request_tasks if task.task_type != "authentication"} - items.keys()
@@ -45,15 +44,16 @@ def judge(request_tasks: Sequence[Task], status: int, envelope: Envelope | None)
             for task_uuid in without & errors.keys():
                 errors[task_uuid] = [replace(error, doubtful=True) for error in errors[task_uuid]]
 
-    for task_uuid in set(polled) - billable.keys():
+    for task_uuid in polled and set(polled) - billable.keys():
         # What does not say that it is of the task may be of the poll, which may also have come too early.
         errors[task_uuid] = [
             replace(error, doubtful=error.doubtful or error.not_found or not (error.of_item or error.task_type))
             for error in errors.get(task_uuid, [])
         ]
-    for task_uuid in asked - set(polled) - billable.keys():
-        errors.pop(task_uuid, None)  # it is the question that failed; its answer is read apart
-    doubt_for_all = any(error.doubtful for error in unnamed_errors)
+    for task in request_tasks if errors else ():
+        if task.task_type == "getTaskDetails" and task.uuid not in billable and task.uuid not in polled:
+            errors.pop(task.uuid, None)  # it is the question that failed; its answer is read apart
+    doubt_for_all = True in [error.doubtful for error in unnamed_errors]
     endings = {
         task_uuid: _ending(
             task,
@@ -67,17 +67,14 @@ def judge(request_tasks: Sequence[Task], status: int, envelope: Envelope | None)
     }
     if not 200 <= status < 300:
         errors = {}  # a poll that failed says nothing of the task it asked for
+    details = envelope.details if envelope and 200 <= status < 300 else ()
+    if not (items or errors or details):
+        return Judgement(endings)
     items.pop("", None)
     errors.pop("", None)
-    errors = {task_uuid: own for task_uuid, own in errors.items() if own} if errors else {}
-    others = _outcomes(items, errors) if items or errors else {}
-    details = envelope.details if envelope and 200 <= status < 300 else ()
-    return Judgement(
-        endings,
-        others,
-        frozenset(uuid for uuid in others if polled.count(uuid) == 1) if others else frozenset(),
-        tuple([record(one) for one in details]),
-    )
+    others = _outcomes(items, {task_uuid: own for task_uuid, own in errors.items() if own})
+    listed = frozenset(uuid for uuid in others if polled.count(uuid) == 1)
+    return Judgement(endings, others, listed, tuple([record(one) for one in details]))
 
 
 def outcomes(envelope: Envelope) -> Judgement:
@@ -167,7 +164,7 @@ def _ending(
         rest = Doubt(rest.reason)  # it was worked for
 
     results = _results(items)
-    waits = any(item.status == WAITING for item in items)
+    waits = WAITING in [item.status for item in items]
     if results:
         short = len(results) < task.results
         reason = f"{len(results)} of {task.results} results" if short else ""

@@ -161,10 +161,12 @@ class _Reading:
         self.odd = False
         self.prompt: list[Line] = []
         self.cache: list[Line] = []
-        usage = self._object(told.usage, "usage")
-        breakdown = self._object(usage.get("costBreakdown"), "costBreakdown")
-        tokens = self._object(breakdown.get("tokens"), "costBreakdown.tokens")
-        self.cost = self._read_cost(told.cost, usage.get("cost"))
+        usage = self._object(told.usage, "usage") if told.usage is not None else {}
+        breakdown = self._object(usage.get("costBreakdown"), "costBreakdown") if usage else usage
+        tokens = self._object(breakdown.get("tokens"), "costBreakdown.tokens") if breakdown else breakdown
+        self.cost = self._amount(told.cost, "cost")
+        if usage.get("cost") is not None:
+            self._read_cost(usage["cost"])
         self.total = self._amount(breakdown.get("total"), "costBreakdown.total")
         self._read_counts(usage, tokens)
         self.rest = self._read_leaves(breakdown, tokens) if breakdown else None
@@ -204,25 +206,23 @@ class _Reading:
 
     def _amount(self, value: Any, *where: str) -> int | None:
         """Nano-dollars of a figure in USD from 0 to `FIGURE_MAX`; None if it is absent or unusable."""
+        if value is None:
+            return None
         nanos = _usable_nanos(value)
-        if nanos is None and value is not None:
+        if nanos is None:
             self._odd(f"{' '.join(filter(None, where))} is unusable")
         return nanos
 
-    def _read_cost(self, cost: Any, usage_cost: Any) -> int | None:
-        """The result's cost; some models tell it within the usage. Of two the larger."""
-        nanos = self._amount(cost, "cost")
-        if usage_cost is None:
-            return nanos
-        within = self._amount(usage_cost, "usage.cost")
-        if nanos is None or within is None:
-            return within if nanos is None else nanos
-        return max(nanos, within)
+    def _read_cost(self, within: Any) -> None:
+        """Some models tell the cost within the usage. Of two the larger."""
+        nanos = self._amount(within, "usage.cost")
+        if nanos is not None and (self.cost is None or nanos > self.cost):
+            self.cost = nanos
 
     def _count(self, value: Any, *where: str) -> int | None:
         """A count from 0 to `COUNT_MAX` (74.0 and "74" are one); None if it is absent or unusable."""
-        if value is None:
-            return None
+        if value is None or (type(value) is int and 0 <= value <= COUNT_MAX):
+            return value
         count = _usable_count(value)
         if count is None:
             self._odd(f"{' '.join(filter(None, where))} is unusable")
@@ -265,11 +265,13 @@ class _Reading:
                 self._odd("totalTokens is not the sum of its parts")
         if self.prompt and prompt is not None:
             itemized = sum_known([line.quantity for line in self.prompt])
-            if itemized is not None and abs(prompt - itemized) not in (0, self.cached_tokens or 0):
+            if itemized is not None and itemized != prompt and abs(prompt - itemized) not in (0, self.cached_tokens or 0):
                 self._odd("promptTokens is not the sum of its modalities")
         billed = tokens.get("completion")
         if completion is not None and isinstance(billed, dict):
-            text, reasoning = _usable_count(billed.get("textTokens")), _usable_count(billed.get("reasoningTokens"))
+            text, reasoning = billed.get("textTokens"), billed.get("reasoningTokens")
+            if type(text) is not int or type(reasoning) is not int:
+                text, reasoning = _usable_count(text), _usable_count(reasoning)
             if text is not None and reasoning is not None and text + reasoning != completion:
                 self._odd("the completion's billableTokens are not the sum of their parts")
 
@@ -367,8 +369,6 @@ def _usable_nanos(value: Any) -> int | None:
 
 def _usable_count(value: Any) -> int | None:
     """A count from 0 to `COUNT_MAX`; None for anything else."""
-    if type(value) is int:
-        return value if 0 <= value <= COUNT_MAX else None
     found = number(value)
     if found is None or not _is_finite(found) or not 0 <= found <= COUNT_MAX or found != int(found):
         return None

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, NoReturn
 
 from costguard.errors import InvalidRequest
-from costguard.tasks import Delivery, Prompt, Task
+from costguard.tasks import Delivery, Prompt, Task, canonical
 from costguard.wire import strict
 from costguard.wire.dialect import NotTasks
 from costguard.wire.runware.names import NAME_CHARS_MAX, stored_name, task_name
@@ -185,7 +185,7 @@ def _read_task(raw: dict[str, Any], where: str) -> Task:
         allowed = _whole(settings.get("maxTokens"), MAX_TOKENS_MAX, where, "settings.maxTokens")
         if allowed is not None and (max_tokens is None or allowed > max_tokens):
             max_tokens = allowed  # of two allowances the larger: it is unknown which one is obeyed
-    name = task_name(task_uuid)
+    name = canonical(task_uuid)
     return Task(
         name,
         task_type,

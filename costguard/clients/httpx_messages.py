@@ -6,8 +6,10 @@ module that the client uses, and neither is imported here.
 
 from __future__ import annotations
 
+import gzip
+import io
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -84,27 +86,49 @@ def plain_body(request: Any, body: bytes, claim: Claim) -> bytes:
     encoding = _encoding(request) if "content-encoding" in request.headers else ""
     if not encoding or not body:
         return body
-    decoder = Decoder(module_of(request), encoding)
-    plain = bytearray()
-    problem = ""
-    try:
-        for start in range(0, len(body), _PIECE_BYTES):
-            plain += decoder.decode(body[start : start + _PIECE_BYTES])
-            if len(plain) > DECODED_MAX:
-                problem = f"it unpacks to more than {DECODED_MAX // 2**20} MiB"
-                break
-        else:
-            plain += decoder.flush()
-    except Exception as error:  # noqa: BLE001  each encoding has errors of its own
-        problem = type(error).__name__
-    if not problem and decoder.is_able:
-        return bytes(plain)
-    if claim.is_sure or any(dialect.recognises(bytes(plain[: 2**20])) for dialect in claim.dialects):
+    plain, problem = body, ""
+    for name in reversed([name.strip() for name in encoding.split(",")]):
+        if name not in ("", "identity"):
+            plain, problem = _unpacked(module_of(request), name, plain)
+        if problem:
+            break
+    else:
+        return plain
+    if claim.is_sure or any(dialect.recognises(plain) for dialect in claim.dialects):
         raise InvalidRequest(
-            f"request body: its Content-Encoding {encoding!r} cannot be read ({problem or 'unknown to this client'});"
-            " send it plain; nothing was sent"
+            f"request body: its Content-Encoding {encoding!r} cannot be read ({problem}); send it plain;"
+            " nothing was sent"
         )
     return b""
+
+
+def _unpacked(module: ModuleType, name: str, body: bytes) -> tuple[bytes, str]:
+    """A body without one encoding, as far as it could be undone, and what the problem was."""
+    plain = bytearray()
+    try:
+        for piece in _gunzipped(body) if name in ("gzip", "x-gzip") else _decoded(module, name, body):
+            plain += piece
+            if len(plain) > DECODED_MAX:
+                return bytes(plain), f"it unpacks to more than {DECODED_MAX // 2**20} MiB"
+    except Exception as error:  # noqa: BLE001  each encoding has errors of its own
+        return bytes(plain), type(error).__name__
+    return bytes(plain), ""
+
+
+def _gunzipped(body: bytes) -> Iterator[bytes]:
+    """All members of a gzip body: servers read them all, the libraries' decoders only the first."""
+    with gzip.GzipFile(fileobj=io.BytesIO(body)) as file:
+        while piece := file.read(_PIECE_BYTES):
+            yield piece
+
+
+def _decoded(module: ModuleType, name: str, body: bytes) -> Iterator[bytes]:
+    decoder = Decoder(module, name)
+    if not decoder.is_able:
+        raise LookupError(name)
+    for start in range(0, len(body), _PIECE_BYTES):
+        yield decoder.decode(body[start : start + _PIECE_BYTES])
+    yield decoder.flush()
 
 
 def _encoding(message: Any) -> str:
@@ -114,6 +138,13 @@ def _encoding(message: Any) -> str:
         if key.lower() == b"content-encoding":
             found = f"{found}, {value.decode('latin-1')}" if found else value.decode("latin-1")
     return found.strip().lower()
+
+
+def _library_decoder(module: ModuleType, encoding: str) -> Any:
+    """What the library itself undoes an encoding with."""
+    # A response that is still to be read: one that is whole would be decoded here and now.
+    unread = type("Unread", (module.SyncByteStream,), {})()
+    return module.Response(200, headers={"content-encoding": encoding}, stream=unread)._get_content_decoder()
 
 
 class Decoder:
@@ -140,8 +171,7 @@ def _is_known(module: ModuleType, encoding: str) -> bool:
     """Whether the library can undo this one encoding; what it cannot, it leaves as it is."""
     if encoding in ("", "identity"):
         return True
-    decoder = module.Response(200, headers={"content-encoding": encoding})._get_content_decoder()
-    return type(decoder).__name__ != "IdentityDecoder"
+    return type(_library_decoder(module, encoding)).__name__ != "IdentityDecoder"
 
 
 def _joined(pieces: bytes | Iterable[bytes]) -> bytes:

@@ -177,12 +177,12 @@ class Known(Protocol):
     def claims(self, target: Target) -> bool | None:
         """True if a POST there is surely of this wire, None if its body decides, False if it is not."""
 
+    def recognises(self, body: bytes) -> bool:
+        """Whether a body may be of this wire: cheap, and only a hint; where there is a `read`, it decides."""
+
 
 class Dialect(Known, Protocol):
     """One wire: whose requests are its own, and what is asked and told in them. No I/O."""
-
-    def recognises(self, body: bytes) -> bool:
-        """Whether a body may be of this wire: cheap, and only a hint; `read` decides."""
 
     def shows_tasks(self, body: bytes) -> bool:
         """Whether a body that `read` refused shows tasks all the same, so that sending it may cost money."""

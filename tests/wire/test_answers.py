@@ -33,6 +33,7 @@ def test_a_result_is_read_exactly_and_its_text_only_counted() -> None:
                 Told(Decimal("0.1234567890123456789"), {"promptTokens": 3}),
                 True,
                 5,
+                worked=True,
             ),
         ),
         (),
@@ -80,9 +81,9 @@ def test_a_figure_that_is_no_number_stays_visible(literal: str) -> None:
 @pytest.mark.parametrize(
     "more",
     [
-        {"text": ""},
-        {"cost": 0},
-        {"usage": {}},
+        {"text": "hi"},
+        {"cost": 0.1},
+        {"usage": {"promptTokens": 3}},
         {"finishReason": "stop"},
         {"imageURL": "https://x"},
         {"imageBase64Data": "x"},
@@ -95,7 +96,16 @@ def test_more_than_an_acknowledgement_is_a_result(more: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"cost": None, "text": None}, {"webhookURL": "https://x"}, {"status": "processing"}]
+    "more",
+    [
+        {},
+        {"cost": None, "text": None},
+        {"webhookURL": "https://x"},
+        {"status": "processing"},
+        {"cost": 0},
+        {"cost": "0.000", "usage": {"promptTokens": 0, "costBreakdown": {"total": 0.0}}},
+        {"usage": {}, "text": "", "outputs": []},
+    ],
 )
 def test_an_acknowledgement_is_no_result(more: dict[str, Any]) -> None:
     assert not response({"taskType": "x", "taskUUID": UUID, **more}).items[0].has_result

@@ -15,7 +15,8 @@ from wires import IMAGE, PUBLISHED, VIDEO, exactly, read, response, same
 
 from costguard.ledger.charges import Line
 from costguard.wire.dialect import Figures
-from costguard.wire.runware.figures import Told, number
+from costguard.wire.runware.figures import Told
+from costguard.wire.runware.tellings import number
 
 PROMPT = {"modalities": [{"modality": "TEXT", "tokens": 10, "cost": Decimal("0.01")}]}
 COMPLETION = {"billableTokens": 5, "cost": Decimal("0.02")}

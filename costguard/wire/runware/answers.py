@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
-from costguard.wire.runware.figures import Told, merge
+from costguard.wire.runware.figures import Told
 from costguard.wire.runware.names import stored_name, task_name
+from costguard.wire.runware.tellings import merge
 
 CODE_CHARS_MAX = 80
 
@@ -33,8 +34,9 @@ _NOT_FOUND = re.compile(
     r"not[\s_-]*(?:be[\s_-]*)?found|not[\s_-]*exist|no[\s_-]*such|unknown[\s_-]*task", re.IGNORECASE
 )
 _DEPTH_MAX = 100
-_RESULT_KEYS = frozenset({"text", "cost", "usage", "finishReason", "outputs", "costBreakdown"})
-_ITEM_KEYS = _RESULT_KEYS | {"taskUUID", "delta", "status"}
+_FIGURE_KEYS = frozenset({"cost", "usage", "costBreakdown"})
+_OUTPUT_KEYS = frozenset({"outputs", "toolCalls"})
+_ITEM_KEYS = _FIGURE_KEYS | _OUTPUT_KEYS | {"text", "finishReason", "taskUUID", "delta", "status"}
 _BESIDE_KEYS = ("cost", "usage", "costBreakdown", "finishReason")
 _MEDIA_ENDINGS = ("URL", "URLs", "DataURI", "Base64Data")
 
@@ -55,6 +57,8 @@ class Item(NamedTuple):
     has_result: bool
     text_length: int
     finished: bool = False
+    worked: bool = False
+    """Something was made for it: a text, a call of a tool, a picture, or a piece of one."""
 
     @property
     def settles(self) -> bool:
@@ -133,7 +137,7 @@ def _exact(node: Any, depth: int) -> Any:
     if depth > _DEPTH_MAX:
         return None
     if isinstance(node, Mapping):
-        return {key: _exact(value, depth + 1) for key, value in node.items()}
+        return {str(key): _exact(value, depth + 1) for key, value in node.items()}
     if isinstance(node, (list, tuple)):
         return [_exact(value, depth + 1) for value in node]
     return node
@@ -167,42 +171,64 @@ def _envelope(found: Any, task_uuid: str, with_details: bool) -> Envelope:
         data = found.get("data")
         if data is None and not _ITEM_KEYS.isdisjoint(found):
             data = found  # one bare item: a webhook's body, a frame
-        else:
+        elif len(found) > 1 or data is None:
             outer = task_name(found.get("taskUUID")) or task_uuid
-            if len(found) > 1:
-                errors += _errors(found.get("errors"), outer) + _errors(found.get("error"), outer)
-                data = _with_outer_figures(found, data)
-            elif data is None:
-                errors += _errors(found.get("errors") or found.get("error"), outer)
+            for member in ("errors", "error"):
+                for entry in _entries(found.get(member)):
+                    errors.append(_error(entry, outer))
+                    items += _billed(entry, outer)
+            data = _with_outer_figures(found, data)
     for raw in data if isinstance(data, list) else [data]:
         if not isinstance(raw, dict):
             continue
         item = _item(raw, outer)
         failures: list[WireError] = []
         if item.status == ERROR or raw.get("error") or raw.get("errors"):
-            failures = _errors(raw.get("error"), item.task_uuid) + _errors(raw.get("errors"), item.task_uuid)
+            entries = [*_entries(raw.get("error")), *_entries(raw.get("errors"))]
+            failures = [_error(entry, item.task_uuid) for entry in entries]
+            for billed in [one for entry in entries for one in _billed(entry, item.task_uuid)]:
+                item = item._replace(told=item.told.merged(billed.told), has_result=True)
             if not failures and item.status == ERROR:
                 failures = [_error({**raw, "taskType": ""}, item.task_uuid)]  # of the task, not of the poll
         if item.task_type == "getTaskDetails" and not (failures and not raw.get("response")):
             if with_details:
                 details.append(_details(raw, item.task_uuid))
         elif failures:
-            is_worked = item.text_length > 0  # so it may have been billed
-            errors += [replace(e, of_item=True, doubtful=e.doubtful or is_worked) for e in failures]
-            if not item.told.is_empty:
+            errors += [replace(e, of_item=True, doubtful=e.doubtful or item.worked) for e in failures]
+            if not item.told.is_nothing:
                 items.append(item)  # failed, and billed all the same
         else:
             items.append(item)
     return Envelope(tuple(items), tuple(errors), tuple(details))
 
 
+def _entries(found: Any) -> list[Any]:
+    """The errors of a member; none for what says nothing, such as null, {} or a blank."""
+    entries = found if isinstance(found, list) else [found]
+    return [entry for entry in entries if entry and not (isinstance(entry, str) and entry.isspace())]
+
+
+def _billed(entry: Any, task_uuid: str) -> list[Item]:
+    """An error that tells what the failed work cost, as the item that it is."""
+    if not isinstance(entry, dict) or _FIGURE_KEYS.isdisjoint(entry):
+        return []
+    item = _item({**entry, "status": "error"}, task_uuid)
+    return [] if item.told.is_nothing else [item]
+
+
 def _with_outer_figures(found: dict[str, Any], data: Any) -> Any:
-    """The items of a response; of a single one some tell the figures beside it, not in it."""
+    """The items of a response; figures told beside them are those of the only one, or of all of them together."""
     beside = {key: found[key] for key in _BESIDE_KEYS if found.get(key) is not None}
-    item = (data or [{}])[0] if isinstance(data, list) and len(data) < 2 else data
-    if not beside or not isinstance(item, dict):
+    if not beside:
         return data
-    return {**item, **{key: merge(told, item.get(key)) for key, told in beside.items()}}
+    entries = [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else [data or {}]
+    if not all(isinstance(entry, dict) for entry in entries):
+        return data
+    first, *others = entries or [{}]
+    if others and any(not _FIGURE_KEYS.isdisjoint(entry) for entry in entries):
+        return entries
+    whole = {**first, **{key: merge(told, first.get(key)) for key, told in beside.items()}}
+    return [whole, *({**entry, "cost": 0} for entry in others)]
 
 
 def _item(raw: dict[str, Any], task_uuid: str) -> Item:
@@ -217,16 +243,20 @@ def _item(raw: dict[str, Any], task_uuid: str) -> Item:
     breakdown = get("costBreakdown")
     if breakdown is not None:
         usage = merge({"costBreakdown": breakdown}, usage)
+    told = Told(get("cost"), usage)
+    finished = isinstance(get("finishReason"), str)
+    made = bool(text) or _has_output(raw)
     return Item(
         task_name(get("taskUUID")) or task_uuid,
         stored_name(get("taskType")),
         _status(status),
         index if type(index) is int and 0 <= index < 2**63 else None,
         seed if type(seed) is int and 0 <= seed < 2**63 else None,
-        Told(get("cost"), usage),
-        text is not None or _is_result(raw),
+        told,
+        made or finished or not told.is_nothing,
         length,
-        isinstance(get("finishReason"), str),
+        finished,
+        made or (any(delta.values()) if isinstance(delta, dict) else bool(delta)),
     )
 
 
@@ -236,9 +266,10 @@ def _status(status: Any) -> str:
     return STATUSES.get(status.lower(), WAITING) if isinstance(status, str) else WAITING
 
 
-def _is_result(raw: dict[str, Any]) -> bool:
+def _has_output(raw: dict[str, Any]) -> bool:
+    """Whether something was made besides a text."""
     for key, value in raw.items():
-        if value is not None and (key in _RESULT_KEYS or (key.endswith(_MEDIA_ENDINGS) and key != "webhookURL")):
+        if value and (key in _OUTPUT_KEYS or (key.endswith(_MEDIA_ENDINGS) and key != "webhookURL")):
             return True
     return False
 
@@ -254,12 +285,6 @@ def _details(raw: dict[str, Any], task_uuid: str) -> Details:
             response = None
     known = isinstance(response, (dict, list)) and bool(response)
     return Details(task_uuid, _envelope(response, task_uuid, False) if known else None)
-
-
-def _errors(found: Any, task_uuid: str) -> list[WireError]:
-    """The errors of a member; none for what says nothing, such as null, {} or a blank."""
-    entries = found if isinstance(found, list) else [found]
-    return [_error(entry, task_uuid) for entry in entries if entry and not (isinstance(entry, str) and entry.isspace())]
 
 
 def _error(entry: Any, task_uuid: str) -> WireError:

@@ -11,7 +11,7 @@ from costguard.wire import sse
 from costguard.wire.dialect import Answers, Judgement, Listener, Request, Target
 from costguard.wire.runware import answers, endings, requests
 from costguard.wire.runware.hosts import PATH, is_runware
-from costguard.wire.runware.stream import Reader
+from costguard.wire.runware.stream import Reader, read_events
 
 _REFUSED_WHOLE = frozenset((400, 404, 413, 422))
 """Statuses that may be the fault of one task in a batch."""
@@ -56,8 +56,15 @@ class Runware:
         return content_type == sse.EVENT_STREAM or "stream" in [task.delivery for task in tasks]
 
     def judge(self, tasks: Sequence[Task], status: int, body: bytes) -> Judgement:
-        """See `Dialect`."""
-        return endings.judge(tasks, status, answers.parse_response(body))
+        """See `Dialect`. A body of events is read as such, whatever it is labelled as."""
+        envelope = answers.parse_response(body)
+        if envelope is None and 200 <= status < 300:
+            reader = Reader(tasks)
+            reader.feed(body)
+            judgement = reader.judge(None)
+            if reader.has_heard:
+                return judgement
+        return endings.judge(tasks, status, read_events(body) if envelope is None else envelope)
 
     def listen(self, tasks: Sequence[Task]) -> Listener:
         """See `Dialect`."""

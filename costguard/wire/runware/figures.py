@@ -6,29 +6,23 @@ and what was told is kept as `raw`. Nothing here raises.
 
 from __future__ import annotations
 
-import json
-import re
 from decimal import Decimal
 from typing import Any, NamedTuple
 
 from costguard.ledger.charges import Line
 from costguard.money import NANOS, from_provider, sum_known
 from costguard.wire.dialect import Figures
+from costguard.wire.runware.tellings import (
+    COUNT_MAX,
+    FIGURE_MAX,
+    compact,
+    is_finite,
+    merge,
+    number,
+    says_something,
+)
 
-FIGURE_MAX = 1_000_000
-"""USD. A figure above this is taken for an error, not for a bill."""
-
-COUNT_MAX = 10**9
-"""Tokens or uses. A count above this is taken for an error."""
-
-_RAW_STRING_CHARS = 40
-_DEPTH_MAX = 10
-"""Levels of figures that are looked at; what is published has 5."""
 _NAME_CHARS = 60
-
-_NUMBER_TEXT = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,3})?")
-_FIGURE_TEXT = re.compile(r"[-+$ ]{0,3}[0-9][0-9.,eE+-]{0,38}|NaN|-?Infinity|[A-Z]{1,12}")
-_NAME_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
 
 
 class Told(NamedTuple):
@@ -42,12 +36,17 @@ class Told(NamedTuple):
         """True if nothing was told."""
         return self.cost is None and self.usage is None
 
+    @property
+    def is_nothing(self) -> bool:
+        """True if no figure was told but zeros: they stand where nothing is known yet."""
+        return not says_something(self.cost) and not says_something(self.usage)
+
     def raw(self) -> str:
         """Both as compact canonical JSON in ASCII: keys sorted, equal numbers written equally.
 
         Long strings are cut, so that no answer's text can hide in a figure; NaN appears as a bare word.
         """
-        return _compact({"cost": self.cost, "usage": self.usage}, _DEPTH_MAX)
+        return compact({"cost": self.cost, "usage": self.usage})
 
     def merged(self, later: Told) -> Told:
         """Both tellings of one result, field by field: what is untold takes nothing away, no figure falls."""
@@ -55,81 +54,17 @@ class Told(NamedTuple):
             return later
         if later.is_empty:
             return self
-        return Told(merge(self.cost, later.cost), merge(self.usage, later.usage))
+        return Told(merge(self.cost, later.cost, FIGURE_MAX), merge(self.usage, later.usage))
 
     @property
     def has_total(self) -> bool:
-        """True if the exact total was told: `cost` alone is rounded."""
+        """True if the exact total was told: `cost` alone is rounded, and a zero may stand for what is to come."""
         breakdown = self.usage.get("costBreakdown") if isinstance(self.usage, dict) else None
-        return isinstance(breakdown, dict) and _usable_nanos(breakdown.get("total")) is not None
+        return isinstance(breakdown, dict) and bool(_usable_nanos(breakdown.get("total")))
 
     def read(self) -> Figures:
         """The figures, exactly."""
         return _Reading(self).figures()
-
-
-def number(value: Any) -> Decimal | int | None:
-    """A JSON number, or a text that is exactly one; None for all else."""
-    kind = type(value)
-    if kind is int or kind is Decimal:
-        return value  # type: ignore[no-any-return]
-    if kind is str and _NUMBER_TEXT.fullmatch(value):
-        return int(value) if value.isdigit() else Decimal(value)
-    return None
-
-
-def merge(old: Any, new: Any, depth: int = 0) -> Any:
-    """One value of two tellings; a number is cumulative, so the larger one holds."""
-    if new is None or depth > _DEPTH_MAX:
-        return old
-    if old is None:
-        return new
-    if isinstance(old, dict) and isinstance(new, dict):
-        both = dict(old)
-        for key, value in new.items():
-            both[key] = merge(old.get(key), value, depth + 1)
-        return both
-    if isinstance(old, list) and isinstance(new, list):
-        return _merged_leaves(old, new, depth)
-    before, after = _weight(old), _weight(new)
-    if before == after == _FIGURE:
-        return max(old, new, key=lambda value: number(value) or 0)
-    return old if before > after or before == after != _TEXT else new
-
-
-_TEXT, _ZERO, _UNUSABLE, _OBJECT, _FIGURE = range(5)
-
-
-def _weight(value: Any) -> int:
-    """Of two tellings of one value that are not of one kind the heavier holds."""
-    found = number(value)
-    if found is None:
-        return _OBJECT if value and isinstance(value, (dict, list)) else _TEXT
-    if not _is_finite(found) or not 0 <= found <= COUNT_MAX:
-        return _UNUSABLE
-    return _FIGURE if found else _ZERO
-
-
-def _is_finite(value: Decimal | int) -> bool:
-    return type(value) is int or Decimal(value).is_finite()
-
-
-def _merged_leaves(old: list[Any], new: list[Any], depth: int) -> list[Any]:
-    """Lists of leaves are told apart by modality, the nth of a name with the nth."""
-
-    def keyed(leaves: list[Any]) -> dict[tuple[str, int], Any]:
-        found: dict[tuple[str, int], Any] = {}
-        counts: dict[str, int] = {}
-        for leaf in leaves:
-            name = str(leaf.get("modality")).upper() if isinstance(leaf, dict) else ""
-            counts[name] = counts.get(name, 0) + 1
-            found[name, counts[name]] = leaf
-        return found
-
-    both = keyed(old)
-    for key, leaf in keyed(new).items():
-        both[key] = merge(both.get(key), leaf, depth + 1)
-    return list(both.values())
 
 
 class _UnreadableLeafError(Exception):
@@ -144,6 +79,7 @@ class _Reading:
         "cached_tokens",
         "completion_tokens",
         "cost",
+        "is_thin",
         "notes",
         "odd",
         "prompt",
@@ -159,6 +95,8 @@ class _Reading:
         self.told = told
         self.notes: list[str] = []
         self.odd = False
+        self.is_thin = False
+        """A leaf is there and does not tell its cost."""
         self.prompt: list[Line] = []
         self.cache: list[Line] = []
         usage = self._object(told.usage, "usage") if told.usage is not None else {}
@@ -171,7 +109,7 @@ class _Reading:
         self._read_counts(usage, tokens)
         self.rest = self._read_leaves(breakdown, tokens) if breakdown else None
         self._check_counts(usage, tokens)
-        if self.total is None and self.rest is not None:
+        if not self.total and self.rest is not None:
             self._add_up(breakdown)
 
     def figures(self) -> Figures:
@@ -265,7 +203,11 @@ class _Reading:
                 self._odd("totalTokens is not the sum of its parts")
         if self.prompt and prompt is not None:
             itemized = sum_known([line.quantity for line in self.prompt])
-            if itemized is not None and itemized != prompt and abs(prompt - itemized) not in (0, self.cached_tokens or 0):
+            if (
+                itemized is not None
+                and itemized != prompt
+                and abs(prompt - itemized) not in (0, self.cached_tokens or 0)
+            ):
                 self._odd("promptTokens is not the sum of its modalities")
         billed = tokens.get("completion")
         if completion is not None and isinstance(billed, dict):
@@ -335,6 +277,7 @@ class _Reading:
         nanos = _usable_nanos(cost)
         if nanos is None:
             self._amount(cost, component, modality, "cost")  # says why
+            self.is_thin = self.is_thin or component in ("prompt", "completion")
             if cost is not None or quantity:
                 raise _UnreadableLeafError(f"{component} {modality}".rstrip())
             nanos = 0
@@ -344,13 +287,17 @@ class _Reading:
         """The total of a breakdown that tells its leaves and not their sum, if no leaf is known to be missing."""
         leaves = [*self.prompt, *self.cache, *(self.rest or ())]
         told = {line.component for line in leaves}
-        if not leaves or breakdown.get("total") is not None:
+        total = sum(line.nanos for line in leaves)
+        if self.total == 0 and total:
+            self._odd("the breakdown's total is 0, and its leaves are not: they were added up")
+            self.total = total
+        if not leaves or self.is_thin or breakdown.get("total") is not None:
             return
         if (self.prompt_tokens != 0 and "prompt" not in told) or (
             self.completion_tokens != 0 and "completion" not in told
         ):
             return
-        self.total = sum(line.nanos for line in leaves)
+        self.total = total
         self.notes.append("the breakdown tells no total: its leaves were added up")
 
 
@@ -370,7 +317,7 @@ def _usable_nanos(value: Any) -> int | None:
 def _usable_count(value: Any) -> int | None:
     """A count from 0 to `COUNT_MAX`; None for anything else."""
     found = number(value)
-    if found is None or not _is_finite(found) or not 0 <= found <= COUNT_MAX or found != int(found):
+    if found is None or not is_finite(found) or not 0 <= found <= COUNT_MAX or found != int(found):
         return None
     return int(found)
 
@@ -380,26 +327,3 @@ def _name(value: Any) -> str:
     if not isinstance(value, str) or not value or len(value) > _NAME_CHARS or not value.isprintable():
         raise _UnreadableLeafError("a name")
     return value
-
-
-def _compact(node: Any, depth: int) -> str:
-    """Canonical JSON of a parsed value, bounded in depth and in the length of its strings."""
-    if isinstance(node, str):
-        # A text that is no figure may be a piece of an answer.
-        return json.dumps(node if _FIGURE_TEXT.fullmatch(node) else "...")
-    if node is None or isinstance(node, bool):
-        return json.dumps(node)
-    if isinstance(node, Decimal):
-        if not node.is_finite() or abs(node.adjusted()) > _RAW_STRING_CHARS:
-            return str(node)
-        text = f"{node:f}"
-        return text.rstrip("0").rstrip(".") if "." in text else text
-    if isinstance(node, int):
-        return str(node)
-    if depth == 0 or not isinstance(node, (dict, list)):
-        return '"..."'
-    if isinstance(node, list):
-        return f"[{','.join([_compact(entry, depth - 1) for entry in node])}]"
-    names = {key: key if _NAME_TEXT.fullmatch(str(key)) else "..." for key in node}
-    entries = [f"{json.dumps(names[key])}:{_compact(node[key], depth - 1)}" for key in sorted(node, key=str)]
-    return "{" + ",".join(entries) + "}"

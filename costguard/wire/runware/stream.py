@@ -47,10 +47,10 @@ class _Growing:
         """One frame more of it."""
         self.told = self.told.merged(item.told)
         self.seed = item.seed if self.seed is None else self.seed
-        self.has_text = self.has_text or item.text_length > 0
+        self.has_text = self.has_text or item.worked
         if item.status != WAITING:  # what is under way is no end, whatever it tells
             self.is_finished = self.is_finished or item.finished
-            self.has_final_figures = self.has_final_figures or not item.told.is_empty
+            self.has_final_figures = self.has_final_figures or not item.told.is_nothing
 
     def absorb(self, other: _Growing) -> None:
         """What was taken for another result is more of this one."""
@@ -85,7 +85,7 @@ class _Heard:
 
     def hear(self, item: Item) -> None:
         """One frame, or one item of a frame."""
-        if item.told.is_empty and not item.text_length and not item.finished:
+        if item.told.is_empty and not item.worked and not item.finished:
             return  # a sign of life
         self.frames += 1
         self.text_length += item.text_length
@@ -112,12 +112,12 @@ class _Heard:
             return self._began(None)
         last = fitting[-1]
         may_repeat = not item.finished or (self._indices and last.is_finished)
-        if not item.text_length and not item.told.is_empty and may_repeat:
+        if not item.worked and not item.told.is_empty and may_repeat:
             lacking = [result for result in fitting if result.is_finished and _is_news(item.told, result.told)]
             known = lacking or [result for result in fitting if _repeats(item.told, result.told)]
             if known:
                 return known[0]
-        if item.text_length or item.finished:
+        if item.worked or item.finished:
             # Text after the end of a result begins the next one.
             return self._began(None) if last.is_finished and len(self.results) < self.asked else last
         return next((result for result in fitting if result.told.is_empty), last)
@@ -141,6 +141,10 @@ class _Heard:
                 self.results.append(result)
             else:
                 fitting[-1].absorb(result)
+
+    def is_over(self) -> bool:
+        """Every result that was asked for said why it ended."""
+        return len(self.results) >= self.asked and all(result.is_finished for result in self.results)
 
     def ending(self, cut: str | None, further: Sequence[WireError]) -> Ending:
         """How the task ends. A cut stream is in doubt, unless each result had finished and told its exact total."""
@@ -176,6 +180,11 @@ class Reader:
         self._whole: Envelope | None = None
         self._is_done = False
 
+    @property
+    def has_heard(self) -> bool:
+        """True once anything came that can be read."""
+        return self._events > 0
+
     def feed(self, chunk: bytes) -> None:
         """One chunk of decoded bytes."""
         for event in self._parser.feed(chunk):
@@ -187,8 +196,8 @@ class Reader:
             self._hear(event)
         if self._events == 1 and self._whole is not None and not self._is_done:
             return endings.judge(self._tasks, 200, self._whole)  # no stream, but a whole response
-        if self._is_done:
-            cut = None  # whatever the reader did afterwards
+        if self._is_done and (cut is None or len(self._heard) == 1 or all(map(_Heard.is_over, self._heard.values()))):
+            cut = None  # whatever the reader did afterwards; of several tasks it may be the end of one
         elif cut is None:
             cut = "the stream ended without [DONE]"
         # Errors that name none of several tasks cast doubt on all, and prove nothing of any.
@@ -214,7 +223,7 @@ class Reader:
             heard = self._of(item.task_uuid)
             if heard is not None:
                 heard.hear(item)
-            elif not item.task_uuid and (item.has_result or item.text_length):
+            elif not item.task_uuid and item.has_result:
                 self._unnamed.append(WireError("", "", "", "", doubtful=True))  # nobody knows whose it is
 
     def _of(self, task_uuid: str) -> _Heard | None:
@@ -222,3 +231,17 @@ class Reader:
         if not task_uuid and len(self._heard) == 1:
             return next(iter(self._heard.values()))
         return self._heard.get(task_uuid)
+
+
+def read_events(body: bytes) -> Envelope | None:
+    """All that a whole body of events says, as one response; None if it holds no event that can be read."""
+    parser = sse.EventParser()
+    found = [parse_response(event.data) for event in (*parser.feed(body), *parser.end())]
+    told = [envelope for envelope in found if envelope is not None]
+    if not told:
+        return None
+    return Envelope(
+        tuple(item for envelope in told for item in envelope.items),
+        tuple(error for envelope in told for error in envelope.errors),
+        tuple(details for envelope in told for details in envelope.details),
+    )

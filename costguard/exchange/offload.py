@@ -7,7 +7,6 @@ back one by one would make the loop and the thread fight for the interpreter aft
 from __future__ import annotations
 
 import contextvars
-import functools
 import os
 import queue
 import threading
@@ -16,6 +15,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from costguard.exchange.effects import Interrupted
+from costguard.ledger.engines import patience
+from costguard.ledger.engines.patience import Patience
 
 if TYPE_CHECKING:
     import asyncio
@@ -35,7 +36,11 @@ class Worker:
         self._thread: threading.Thread | None = None
 
     async def __call__(self, run: Callable[[], Any]) -> Any:
-        """Run `run` and return its result; a cancellation waits for it and raises `Interrupted`."""
+        """Run `run` and return its result.
+
+        A wait for the ledger counts from here, the queue included. A cancellation takes work that is `is_droppable`
+        out of the queue; any other stops waiting for the ledger, and raises `Interrupted` if it came to something.
+        """
         import asyncio  # not with the module: a synchronous program never pays for it
 
         try:
@@ -43,14 +48,17 @@ class Worker:
         except RuntimeError:
             return await _run_elsewhere(run)
         future: asyncio.Future[Any] = loop.create_future()
-        # The thread sees the caller's context: a scope is one.
-        self._put((functools.partial(contextvars.copy_context().run, run), loop, future))
+        wait, work = _job(run)
+        self._put((work, loop, future))
         cancellation: asyncio.CancelledError | None = None
         while not future.done():
             try:
                 await asyncio.shield(future)
             except asyncio.CancelledError as error:
                 cancellation = error
+                if getattr(run, "is_droppable", False) and wait.take():
+                    raise  # it has not begun
+                wait.give_up()
             except BaseException:
                 if cancellation is None:
                     raise
@@ -87,19 +95,63 @@ class Worker:
             self._thread = None
 
 
+def _job(run: Callable[[], Any]) -> tuple[Patience, Callable[[], Any]]:
+    """A caller's wait, and its work: run in the caller's context (a scope is one) by whoever takes its turn first."""
+    wait = Patience(patience.WAIT_S)
+    context = contextvars.copy_context()
+    context.run(patience.current.set, wait)
+
+    def work() -> Any:
+        return context.run(run) if wait.take() else None
+
+    return wait, work
+
+
 async def _run_elsewhere(run: Callable[[], Any]) -> Any:
     """As `Worker.__call__`, on a loop that is not asyncio's: trio's, and one of its threads."""
     import anyio
     import anyio.lowlevel
     import anyio.to_thread
 
-    with anyio.CancelScope(shield=True):
-        value = await anyio.to_thread.run_sync(run)
+    wait, work = _job(run)
+    done = anyio.Event()
+    outcome: list[Any] = []
+
+    async def serve() -> None:
+        with anyio.CancelScope(shield=True):
+            try:
+                outcome.append(await anyio.to_thread.run_sync(work))
+            except BaseException as error:  # noqa: BLE001  it belongs to the caller, and to no group
+                outcome.append(_Failure(error))
+        done.set()
+
+    with anyio.CancelScope(shield=True) as whole:
+        async with anyio.create_task_group() as group:
+            group.start_soon(serve)
+            whole.shield = False
+            try:
+                await done.wait()
+            except anyio.get_cancelled_exc_class():
+                whole.shield = True
+                wait.give_up()
+                await done.wait()
+    (value,) = outcome
     try:
         await anyio.lowlevel.checkpoint_if_cancelled()
     except anyio.get_cancelled_exc_class() as cancellation:
+        if isinstance(value, _Failure):
+            raise
         raise Interrupted(value, cancellation) from None
+    if isinstance(value, _Failure):
+        raise value.error
     return value
+
+
+class _Failure:
+    """What work raised."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
 
 
 async def sleep(seconds: float) -> None:

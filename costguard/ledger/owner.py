@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import functools
+import getpass
 import os
 import socket
+import sys
 from pathlib import Path
 from typing import NamedTuple
+
+WHO_CHARS_MAX = 200
 
 
 class Owner(NamedTuple):
@@ -59,6 +63,19 @@ def _boot() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return _run("sysctl", "-n", "kern.boottime")
+
+
+@functools.lru_cache(maxsize=1)
+def who() -> str:
+    """Who changes something by this process: `user@host, program`."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container's user often has no name
+        user = f"uid {os.getuid()}" if hasattr(os, "getuid") else "unknown"
+    program = Path(sys.argv[0] if sys.argv else "")
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    said = f"{user}@{socket.gethostname()}, {name if name not in ('', '-c', '-') else 'python'}"
+    return "".join([character for character in said if character.isprintable()])[:WHO_CHARS_MAX]
 
 
 # A child may get the pid of a forebear that is gone, or live in a new process namespace.

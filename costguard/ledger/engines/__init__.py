@@ -5,15 +5,17 @@ from __future__ import annotations
 import importlib
 import re
 from pathlib import Path
+from typing import Any
 
 from costguard.errors import ConfigurationError
 from costguard.ledger.engine import Engine
 
 ENGINES: dict[str, str] = {
-    "": "costguard.ledger.engines.sqlite",  # a path
+    "": "costguard.ledger.engines.paths",  # a path
 }
 """Scheme of a URL -> the module of its engine, imported when it is asked for. The module has a function
-`open_engine(target, *, durability)` that returns an `Engine`.
+`open_engine(target, *, durability)` that returns an `Engine`; one that can read without the right to write has an
+`open_reader` with the same parameters too.
 """
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -24,10 +26,21 @@ def open_engine(target: str | Path, *, durability: str = "full") -> Engine:
 
     Raises ConfigurationError for a scheme that no engine is registered for, and what the engine raises.
     """
+    engine: Engine = _module(target).open_engine(target, durability=durability)
+    return engine
+
+
+def open_reader(target: str | Path) -> Engine:
+    """As `open_engine`, of a ledger that is there, to read only: an engine without such a way is opened as ever."""
+    module = _module(target)
+    engine: Engine = (getattr(module, "open_reader", None) or module.open_engine)(target, durability="full")
+    return engine
+
+
+def _module(target: str | Path) -> Any:
     match = _SCHEME.match(target) if isinstance(target, str) else None
     scheme = match[1].lower() if match else ""
     if scheme not in ENGINES:
         known = ", ".join(["a path", *(f"{name}://" for name in ENGINES if name)])
         raise ConfigurationError(f"ledger: {scheme}:// is not a place for one; known are: {known}")
-    engine: Engine = importlib.import_module(ENGINES[scheme]).open_engine(target, durability=durability)
-    return engine
+    return importlib.import_module(ENGINES[scheme])

@@ -2,11 +2,13 @@
 
 SQLite's own `busy_timeout` sleeps in growing steps, so under steady contention some waiters are
 never served; and before 3.51.3 a checkpoint that races a writer can corrupt a WAL database. Holding
-this lock around every write transaction, and the checkpoint that may follow it, rules out both.
+this lock around every write transaction, opening, checkpoint and close rules out both. The file also
+keeps a short note on the ledger's files (see `places`), which is written under the lock only.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import os
@@ -15,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from costguard.errors import LedgerError
+from costguard.ledger.engines.patience import Patience
 
 _POLL_S = 0.001
 """A waiter's step, always the same: its chance does not shrink with the time it has waited. A blocking
@@ -23,18 +26,24 @@ _POLL_S = 0.001
 
 
 class WriterLock:
-    """An exclusive `flock` on `path` (created 0600). Not for use by two threads at once."""
+    """An exclusive `flock` on the file beside `ledger`. Not for use by two threads at once.
+
+    The file gets the owner and mode of the ledger, as SQLite does for its own, so that an administrator's
+    command leaves nothing in a service's folder that the service cannot use.
+    """
 
     release: Callable[[], object]
     """Let the next writer in; no harm if the lock is not held."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, ledger: Path) -> None:
+        self.path = ledger.with_name(ledger.name + "-lock")
+        self._ledger = ledger
         self._fd: int | None = None
+        self._inode = 0
         self.release = _nothing
 
-    def acquire(self, deadline: float) -> None:
-        """Take the lock, waiting until `deadline` (`time.monotonic()`); LedgerError if others keep it."""
+    def acquire(self, patience: Patience) -> None:
+        """Take the lock, waiting until `patience.deadline`; LedgerError that names the holder if others keep it."""
         while True:
             # A signal handler may fork, which closes the file, after any call: no copy of the descriptor is kept.
             while self._fd is None:
@@ -42,27 +51,50 @@ class WriterLock:
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                if time.monotonic() > deadline:
+                if time.monotonic() > patience.deadline:
                     raise LedgerError(
-                        f"other processes keep the ledger's lock {self.path}; is one of them stopped?"
+                        f"other processes keep the ledger's lock {self.path}: {holders(self._inode)}"
                         f" (`fuser {self.path}` names them)"
                     ) from None
                 time.sleep(_POLL_S)
             except OSError as error:
                 raise LedgerError(f"cannot lock {self.path}: {error.strerror}; use a local disk") from error
             else:
-                return
+                if os.fstat(self._fd).st_nlink:
+                    return
+                self.close()  # removed meanwhile: others would lock another file
+
+    def read(self) -> bytes:
+        """The note; empty without one. The lock must be held."""
+        return b"" if self._fd is None else os.pread(self._fd, 256, 0)
+
+    def write(self, note: bytes) -> None:
+        """Keep a note of at most 256 bytes, whole at once. The lock must be held; a full disk is a LedgerError."""
+        if self._fd is None:
+            return
+        try:
+            os.pwrite(self._fd, note, 0)
+        except OSError as error:
+            raise LedgerError(f"cannot write {self.path}: {error.strerror}; nothing was sent or recorded") from error
 
     def _open(self) -> None:
         try:
+            owner = self._ledger.stat()
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise LedgerError(
                 f"cannot open the ledger's lock file {self.path}: {error.strerror}; make it and its folder writable"
             ) from error
+        found = os.fstat(fd)
+        if (found.st_uid, found.st_gid) != (owner.st_uid, owner.st_gid):
+            with contextlib.suppress(OSError):  # only root may
+                os.fchown(fd, owner.st_uid, owner.st_gid)
+        if found.st_size == 0:
+            with contextlib.suppress(OSError):
+                os.fchmod(fd, owner.st_mode & 0o666)
         # A function written in C: no interrupt can come between its call and its effect.
         release = functools.partial(fcntl.flock, fd, fcntl.LOCK_UN)
-        self._fd, self.release = fd, release
+        self._fd, self._inode, self.release = fd, found.st_ino, release
 
     def close(self) -> None:
         """Close the descriptor, which also releases the lock."""
@@ -72,6 +104,27 @@ class WriterLock:
 
     def __del__(self) -> None:
         self.close()
+
+
+def holders(inode: int) -> str:
+    """Who holds a `flock` on the file `inode`, as Linux tells it: pid, command, and whether it is stopped."""
+    try:
+        rows = [line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines()]
+    except (OSError, ValueError):
+        rows = []
+    pids = [row[4] for row in rows if len(row) > 5 and row[1] == "FLOCK" and row[5].endswith(f":{inode}")]
+    return ", ".join(map(_process, pids)) or "is one of them stopped?"
+
+
+def _process(pid: str) -> str:
+    try:
+        command = " ".join(Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ").split())
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        stopped = stat[stat.rindex(b")") + 2 :][:1] in (b"T", b"t")
+    except OSError:
+        return f"process {pid}"
+    state = f", which is stopped (`kill -CONT {pid}` wakes it)" if stopped else ""
+    return f"process {pid} ({command[:120]}){state}"
 
 
 def _nothing() -> None:

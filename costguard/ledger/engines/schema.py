@@ -17,7 +17,7 @@ APPLICATION_ID = 0x636F7374
 SQLITE_MIN = (3, 37, 0)
 """The oldest SQLite with strict tables (and `RETURNING`)."""
 
-APPEND_ONLY = ("entries", "holds", "lines", "budget_changes", "ceiling_changes")
+APPEND_ONLY = ("entries", "holds", "lines", "budget_changes", "ceiling_changes", "days")
 """Tables whose rows are never changed or removed; triggers enforce it."""
 
 # The spine. `attempts` is one possible bill: a task sent again is one more row with the same
@@ -106,10 +106,44 @@ CREATE INDEX media_by_time ON media (at_us);
 # it. NULL where that is the same.
 _M3_SPELLING = "ALTER TABLE attempts ADD COLUMN spelling TEXT;"
 
+# A provider's record may be written only when the work is done: what it does not know is asked for once more
+# (`ask_us`: when; 0 once it was), and what it once took (`accepted`) is known to have reached it.
+_M4_UNKNOWN = """
+ALTER TABLE attempts ADD COLUMN accepted INTEGER;
+ALTER TABLE attempts ADD COLUMN ask_us INTEGER;
+CREATE INDEX attempts_to_ask ON attempts (ask_us) WHERE ask_us > 0;
+"""
+
+# The rules of a time zone change under a ledger, and what was decided by the old ones stays: `days` keeps how each day
+# was cut, for attempts admitted after `days_since` of `meta`, and a balance its window's end (2^63 - 1: none).
+# Balances are derived, so they are begun anew rather than guessed at.
+_M5_CUTS = """
+CREATE TABLE days (
+  day TEXT NOT NULL, start_us INTEGER NOT NULL, end_us INTEGER NOT NULL, timezone TEXT NOT NULL,
+  PRIMARY KEY (day, start_us, end_us)
+) STRICT, WITHOUT ROWID;
+INSERT INTO meta SELECT 'days_since', CAST(coalesce(max(id), 0) AS TEXT) FROM attempts;
+DROP TABLE balances;
+CREATE TABLE balances (
+  budget_id INTEGER NOT NULL, window_us INTEGER NOT NULL, end_us INTEGER NOT NULL, spent INTEGER NOT NULL,
+  held INTEGER NOT NULL, PRIMARY KEY (budget_id, window_us, end_us)
+) STRICT, WITHOUT ROWID;
+"""
+
+# Who changed what; and `like_id` names the default budget (`acme/*`) that a child's own row is made after.
+_M6_WHO = """
+ALTER TABLE budget_changes ADD COLUMN who TEXT;
+ALTER TABLE ceiling_changes ADD COLUMN who TEXT;
+ALTER TABLE budgets ADD COLUMN like_id INTEGER;
+"""
+
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("m001_spine", _M1_SPINE),
     ("m002_media", _M2_MEDIA),
     ("m003_spelling", _M3_SPELLING),
+    ("m004_unknown", _M4_UNKNOWN),
+    ("m005_cuts", _M5_CUTS),
+    ("m006_who", _M6_WHO),
 )
 VERSION = len(MIGRATIONS)
 """The schema number this costguard writes (SQLite's `user_version`)."""

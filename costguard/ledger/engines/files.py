@@ -1,0 +1,157 @@
+"""What reading and writing engines share: a transaction's statements, connections, and errors in plain words."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from costguard.errors import LedgerError
+from costguard.ledger.engines import schema
+
+Row = tuple[Any, ...]
+
+
+class SqliteTx:
+    """A transaction's statements: `?` parameters, plain tuples."""
+
+    for_update = ""
+    """Row-lock suffix of this engine; SQLite's one writer needs none."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._execute = connection.execute
+        self._executemany = connection.executemany
+
+    def all(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+        """Every row of a query."""
+        return self._execute(sql, parameters).fetchall()
+
+    def one(self, sql: str, parameters: Sequence[object] = ()) -> Row | None:
+        """The first row of a query or of an `INSERT … RETURNING`, None without one."""
+        row: Row | None = self._execute(sql, parameters).fetchone()
+        return row
+
+    def each(self, sql: str, parameters: Sequence[object] = ()) -> Iterator[Row]:
+        """The rows of a query, one by one."""
+        return self._execute(sql, parameters)
+
+    def insert(self, sql: str, key: str, parameters: Sequence[object]) -> int:  # noqa: ARG002
+        """An `INSERT` of one row; returns its `key`, which is its rowid: cheaper to ask for than by `RETURNING`."""
+        return self._execute(sql, parameters).lastrowid or 0
+
+    def run(self, sql: str, parameters: Sequence[object] = ()) -> None:
+        """A statement without rows."""
+        self._execute(sql, parameters)
+
+    def many(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
+        """One statement for each of `rows`."""
+        self._executemany(sql, rows)
+
+    def damage(self) -> str | None:
+        """What is wrong with the file itself, None if it is sound."""
+        found = str(self._execute("PRAGMA integrity_check(1)").fetchone()[0])
+        return None if found == "ok" else found
+
+
+def connect(path: Path, options: str, *, timeout_s: float) -> sqlite3.Connection:
+    """A connection to the ledger file at `path`, with SQLite's URI `options`.
+
+    Raises LedgerError, with nothing changed, for a database of another program or a newer version.
+    """
+    connection = sqlite3.connect(
+        f"{path.as_uri()}?{options}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=timeout_s,
+        cached_statements=256,
+    )
+    try:
+        _check_identity(path, connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check_identity(path: Path, connection: sqlite3.Connection) -> None:
+    # One statement, one snapshot: another process may be creating the ledger.
+    application_id, version, tables = connection.execute(
+        "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)"
+        " FROM pragma_application_id, pragma_user_version"
+    ).fetchone()
+    if application_id != schema.APPLICATION_ID and (application_id or version or tables):
+        raise LedgerError(
+            f"{path} is a database of another program (application_id {application_id:#x},"
+            f" {tables} tables), not a costguard ledger; name another file. Nothing was changed."
+        )
+    if version > schema.VERSION:
+        raise LedgerError(
+            f"the ledger {path} was written by a newer costguard (schema {version}, this one knows"
+            f" {schema.VERSION}); upgrade costguard. Nothing was changed."
+        )
+
+
+def resolve(path: str | Path) -> Path:
+    """The one name of the file that `path` leads to, so that every name has one lock beside it."""
+    try:
+        return Path(path).expanduser().resolve()
+    except (OSError, RuntimeError) as error:  # a ring of links, or the home of nobody
+        raise LedgerError(f"the ledger {path} cannot be found: {error}") from error
+
+
+def blend(tx: SqliteTx) -> str | None:
+    """What shows that a database and its log do not belong together, or are damaged; None if they do.
+
+    Reads everything: for the rare cases in which the files alone leave it open.
+    """
+    found = tx.damage()
+    if found is not None or tx.one("PRAGMA user_version") == (0,):  # its creation was cut short: there is no history
+        return found
+    for what, sql in _WHOLE:
+        if tx.one(sql) is not None:
+            return what
+    return None
+
+
+_WHOLE = (
+    (
+        "the journal has gaps",
+        "SELECT 1 WHERE (SELECT count(*) FROM entries) <> (SELECT coalesce(max(seq), 0) FROM entries)",
+    ),
+    (
+        "attempts are missing",
+        "SELECT 1 WHERE (SELECT count(*) FROM attempts) <> (SELECT coalesce(max(id), 0) FROM attempts)",
+    ),
+    (
+        "attempts and their journal differ",
+        "SELECT 1 FROM attempts a LEFT JOIN (SELECT attempt_id, sum(held) AS held, sum(spent) AS spent FROM entries"
+        " GROUP BY attempt_id) e ON e.attempt_id = a.id"
+        " WHERE a.held <> coalesce(e.held, 0) OR a.charged <> coalesce(e.spent, 0)",
+    ),
+    ("entries have no attempt", "SELECT 1 FROM entries WHERE attempt_id NOT IN (SELECT id FROM attempts)"),
+    ("lines have no charge", "SELECT 1 FROM lines WHERE charge_seq NOT IN (SELECT seq FROM entries)"),
+)
+"""Each finds a row where the ledger is not one history."""
+
+
+_REMEDIES = (
+    ("disk is full", "the disk is full; free some room, nothing already recorded is lost"),
+    ("readonly", "the file or its folder is read-only; make both writable for this user"),
+    ("read-only", "the file or its folder is read-only; make both writable for this user"),
+    ("not a database", "this is not a SQLite file; name another file. Nothing was changed"),
+    ("malformed", "the file is damaged; restore a backup and run `costguard verify`"),
+    ("locked", "another program holds a write lock on it; close that program"),
+    ("unable to open", "it cannot be opened; the folder must exist and be writable"),
+    ("disk i/o error", "the disk reports an error; check the device and the file system"),
+)
+
+
+def explain(error: Exception) -> str:
+    """A driver's error, with what to do about it."""
+    text = str(error)
+    for sign, remedy in _REMEDIES:
+        if sign in text.lower():
+            return f"{remedy} (SQLite: {text})"
+    return f"SQLite: {text}"

@@ -1,0 +1,18 @@
+"""The engine of a path: one SQLite file, to use or to read only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from costguard.ledger.engines.reading import ReadEngine
+from costguard.ledger.engines.sqlite import SqliteEngine
+
+
+def open_engine(target: str | Path, *, durability: str) -> SqliteEngine:
+    """See `costguard.ledger.engines`: the file at a path."""
+    return SqliteEngine(target, durability=durability)
+
+
+def open_reader(target: str | Path, *, durability: str) -> ReadEngine:  # noqa: ARG001
+    """The same, without the right or the wish to write."""
+    return ReadEngine(target)

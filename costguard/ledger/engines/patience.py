@@ -1,0 +1,39 @@
+"""How long a caller waits for the ledger: from when it began to wait, and not beyond its own cancellation."""
+
+from __future__ import annotations
+
+import contextvars
+import time
+
+WAIT_S = 10.0
+"""The one bound, in seconds, of every wait for a ledger that others keep, counted from when the call began to wait:
+in the queue of an event loop's thread, for other threads, for other processes, for programs that know SQLite only."""
+
+GRACE_S = 0.1
+"""A cancelled call still waits this long in all, so that a moment's contention does not put off an ending."""
+
+
+class Patience:
+    """One caller's wait: when it began (`time.monotonic()`), and whether it was given up."""
+
+    __slots__ = ("_turn", "deadline")
+
+    def __init__(self, wait_s: float) -> None:
+        self.deadline = time.monotonic() + wait_s
+        self._turn = [None]
+
+    def take(self) -> bool:
+        """True for the first who asks: the thread that begins the work, or the caller that no longer wants it."""
+        try:
+            self._turn.pop()
+        except IndexError:
+            return False
+        return True
+
+    def give_up(self) -> None:
+        """Wait no longer for what others hold; what has begun is finished."""
+        self.deadline = min(self.deadline, time.monotonic() + GRACE_S)
+
+
+current: contextvars.ContextVar[Patience | None] = contextvars.ContextVar("costguard_patience", default=None)
+"""The wait of the call that this context works for; None: it begins when the ledger is asked."""

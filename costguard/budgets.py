@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 
 from costguard import money
 from costguard.errors import ConfigurationError
-from costguard.projects import parse_project
+from costguard.projects import parse_budget_project
 
 PERIODS = ("task", "day", "week", "month", "quarter", "year", "total")
 """What a budget may be per. `task` caps a single task and has no window; `total` is all time."""
@@ -38,6 +38,9 @@ YEAR_MIN, YEAR_MAX = 1970, 9998
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _SECOND_US = 1_000_000
+_DAY_US = 86_400 * _SECOND_US
+# Clocks move by hours; countries that crossed the date line skipped a day, or had one twice.
+_DAYS = {"day": (0, 2), "week": (5, 8), "month": (26, 32), "quarter": (88, 93), "year": (363, 367)}
 _MICROSECOND = timedelta(microseconds=1)
 _RECENT_MAX = 512
 
@@ -144,28 +147,38 @@ def make_budget(
     amount: str | int | Decimal,
     *,
     per: str = "month",
-    timezone: str = "UTC",
-    warn_at: Iterable[int] = (),
-    action: str = "block",
-    floor: int = 1,
-    wait: int | float | Decimal = 0,
+    timezone: str | None = None,
+    warn_at: Iterable[int] | None = None,
+    action: str | None = None,
+    floor: int | None = None,
+    wait: int | float | Decimal | None = None,
+    old: Budget | None = None,
 ) -> Budget:
     """Build a budget from what a user states, checking every part.
+
+    What is left out (None) is as in `old`, the budget that is changed; in a new one: UTC, no thresholds,
+    "block", a floor of 1 and no wait. `project` may be a default such as `acme/*`, see `parse_budget_project`.
 
     `amount` is in USD, 0 or more with at most 9 decimals (0 blocks all); a float raises TypeError.
     `warn_at` are whole percents of the limit, 1 to 1000, in any order. `floor` is in tokens, for the action
     "clamp"; `wait` in seconds, at most 600. Anything unusable raises ConfigurationError saying what was
     found and what to do.
     """
+    kept = old or Budget("", "", 0, "UTC", "block", ())
+    new_action = kept.action if action is None else _parse_choice(action, ACTIONS, "action")
+    # A floor that nobody names goes when the action that it belongs to does.
+    new_floor = (
+        (kept.floor_tokens if new_action == "clamp" else 1) if floor is None else _parse_floor(floor, new_action)
+    )
     return Budget(
-        project=parse_project(project),
+        project=parse_budget_project(project),
         per=_parse_choice(per, PERIODS, "per"),
         limit_nanos=money.parse_usd(amount),
-        timezone=parse_timezone(timezone),
-        action=_parse_choice(action, ACTIONS, "action"),
-        warn_at=_parse_warn_at(warn_at),
-        floor_tokens=_parse_floor(floor, action),
-        wait_ms=_parse_wait(wait),
+        timezone=kept.timezone if timezone is None else parse_timezone(timezone),
+        action=new_action,
+        warn_at=kept.warn_at if warn_at is None else _parse_warn_at(warn_at),
+        floor_tokens=new_floor,
+        wait_ms=kept.wait_ms if wait is None else _parse_wait(wait),
     )
 
 
@@ -267,10 +280,24 @@ def day_of(timezone: str, at_us: int) -> str:
 
     Where clocks fall back over midnight, the repeated hour belongs to the day already begun.
     """
+    return day_at(timezone, at_us)[0]
+
+
+def day_at(timezone: str, at_us: int) -> tuple[str, Window]:
+    """As `day_of`, with the day's window."""
     span = _recent.get(("day", timezone))
     if span is None or not span[0] <= at_us < span[1]:
         span = _find_span("day", timezone, at_us)
-    return span[3]
+    return span[3], span[2]
+
+
+def is_like(per: str, window: Window) -> bool:
+    """True if `window` is as long as a `per` can be in any zone, however its rules change, and on whole seconds."""
+    if window.end_us is None or per == "total":
+        return per == "total" and window == ALL_TIME
+    shortest, longest = _DAYS.get(per, (0, 0))
+    edges = window.start_us % _SECOND_US == window.end_us % _SECOND_US == 0
+    return edges and shortest * _DAY_US < window.end_us - window.start_us <= longest * _DAY_US
 
 
 def month_bounds(month: str, timezone: str) -> Window:

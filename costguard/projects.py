@@ -12,6 +12,9 @@ from costguard.errors import ConfigurationError
 ROOT = "/"
 """The path that covers every project."""
 
+CHILDREN = "*"
+"""The last segment of a default budget: `acme/*` is a budget like it on each direct child of acme."""
+
 DEFAULT_PROJECT = "default"
 """The project of a call that names none."""
 
@@ -25,9 +28,10 @@ TAG_VALUE_CHARS_MAX = 200
 def parse_project(text: object, what: str = "project") -> str:
     """Read a project path and return it in its only spelling; `/` is the root.
 
-    A path has 1 to 8 segments joined by `/` and at most 200 characters, and is case-sensitive. A
-    slash at either end, a segment that is empty, `.`, `..` or has blanks at its ends, and control,
-    format and surrogate characters raise ConfigurationError naming `what`.
+    A path has 1 to 8 segments joined by `/` and at most 200 characters, is case-sensitive, and is kept in
+    Unicode's composed form (NFC). A slash at either end, a segment that is empty, `.`, `..`, `*` or has blanks
+    at its ends, and control, format, surrogate and line-breaking characters raise ConfigurationError naming
+    `what`.
     """
     if not isinstance(text, str):
         raise ConfigurationError(
@@ -36,8 +40,41 @@ def parse_project(text: object, what: str = "project") -> str:
     return _parse_path(text, what)
 
 
+def parse_budget_project(text: object, what: str = "project") -> str:
+    """As `parse_project`, and also `acme/*`, which is each direct child of acme, and `/*`, each top-level project."""
+    if not isinstance(text, str) or not is_default(text):
+        return parse_project(text, what)
+    if text == f"/{CHILDREN}":
+        return text
+    parent = text[:-2]
+    # The name of a child is checked in the star's place: it can be too long, or too deep.
+    return f"{parse_project(f'{parent}/x', what)[:-2]}/{CHILDREN}"
+
+
+def is_default(project: str) -> bool:
+    """True for the name of a default budget, such as `acme/*`."""
+    return project.endswith(f"/{CHILDREN}")
+
+
+def parent_of(default: str) -> str:
+    """Whose children a default budget is for: `acme/*` gives `acme`, `/*` the root."""
+    return default[:-2] or ROOT
+
+
+def child_of(parent: str, project: str) -> str:
+    """The direct child of `parent` that `project` is or lies under; `project` lies under `parent`."""
+    depth = 0 if parent == ROOT else parent.count("/") + 1
+    return "/".join(project.split("/")[: depth + 1])
+
+
+def like(project: str) -> str | None:
+    """The name of the default that would cover `project`: `acme/*` for `acme/a`; None for the root and for defaults."""
+    return None if project == ROOT or is_default(project) else f"{project.rpartition('/')[0]}/{CHILDREN}"
+
+
 @lru_cache(maxsize=1024)
 def _parse_path(text: str, what: str) -> str:
+    text = unicodedata.normalize("NFC", text)
     if text == ROOT:
         return ROOT
     if not text:
@@ -46,7 +83,7 @@ def _parse_path(text: str, what: str) -> str:
         raise ConfigurationError(
             f"{what}: {short(text)} has {len(text)} characters; shorten it to at most {PROJECT_CHARS_MAX}"
         )
-    bad = _find_character(text, ("Cc", "Cf", "Cs"))
+    bad = _find_character(text, ("Cc", "Cf", "Cs", "Zl", "Zp"))
     if bad is not None:
         raise ConfigurationError(f"{what}: {text!r} contains {bad}; remove it")
     if text.startswith("/") or text.endswith("/"):
@@ -63,6 +100,11 @@ def _parse_path(text: str, what: str) -> str:
         if segment in (".", ".."):
             raise ConfigurationError(
                 f"{what}: {text!r} has the segment {segment!r}; write the full path of the project"
+            )
+        if segment == CHILDREN:
+            raise ConfigurationError(
+                f"{what}: {text!r} has the segment '*', which stands for all children where a budget is set;"
+                " name the project"
             )
         if segment != segment.strip():
             raise ConfigurationError(
@@ -92,8 +134,8 @@ def covers(ancestor: str, project: str) -> bool:
 def parse_tags(tags: object) -> dict[str, str]:
     """Read the tags of a call: a mapping of text to text, returned as a new dict in the given order.
 
-    At most 20 tags, keys of 1 to 64 and values of at most 200 characters, without control or
-    surrogate characters; anything else raises ConfigurationError naming the tag (never its value).
+    At most 20 tags, keys of 1 to 64 and values of at most 200 characters, kept in NFC, without control,
+    surrogate or line-breaking characters; anything else raises ConfigurationError naming the tag (never its value).
     """
     if not isinstance(tags, Mapping):
         raise ConfigurationError(f"tags: expected a mapping such as {{'team': 'search'}}, found {type(tags).__name__}")
@@ -107,9 +149,10 @@ def parse_tags(tags: object) -> dict[str, str]:
             raise ConfigurationError("tags: found an empty key; give the tag a name")
         if not isinstance(value, str):
             raise ConfigurationError(f"tags: expected text as the value of {short(key)}, found {type(value).__name__}")
-        _check_tag(key, TAG_KEY_CHARS_MAX, "the key", key)
-        _check_tag(value, TAG_VALUE_CHARS_MAX, "the value of", key)
-        parsed[key] = value
+        name, said = unicodedata.normalize("NFC", key), unicodedata.normalize("NFC", value)
+        _check_tag(name, TAG_KEY_CHARS_MAX, "the key", name)
+        _check_tag(said, TAG_VALUE_CHARS_MAX, "the value of", name)
+        parsed[name] = said
     return parsed
 
 
@@ -118,7 +161,7 @@ def _check_tag(part: str, chars_max: int, role: str, key: str) -> None:
         raise ConfigurationError(
             f"tags: {role} {short(key)} has {len(part)} characters; shorten it to at most {chars_max}"
         )
-    bad = _find_character(part, ("Cc", "Cs"))
+    bad = _find_character(part, ("Cc", "Cs", "Zl", "Zp"))
     if bad is not None:
         raise ConfigurationError(f"tags: {role} {short(key)} contains {bad}; remove it")
 
@@ -129,6 +172,14 @@ def _find_character(text: str, categories: tuple[str, ...]) -> str | None:
         return None
     for character in text:
         if unicodedata.category(character) in categories:
-            kind = {"Cc": "control", "Cf": "format", "Cs": "surrogate"}[unicodedata.category(character)]
-            return f"the {kind} character U+{ord(character):04X}"
+            return f"the {_KINDS[unicodedata.category(character)]} U+{ord(character):04X}"
     return None
+
+
+_KINDS = {
+    "Cc": "control character",
+    "Cf": "format character",
+    "Cs": "surrogate character",
+    "Zl": "line separator",
+    "Zp": "paragraph separator",
+}

@@ -7,6 +7,7 @@ from decimal import Decimal
 import click
 
 from costguard.cli.app import AMOUNT, Session, format_option, pass_session, show
+from costguard.cli.suggesting import did_you_mean
 from costguard.errors import ConfigurationError
 
 
@@ -25,6 +26,11 @@ def set_(session: Session, name: str, amount: Decimal) -> None:
 
     with session.guard(create=True) as guard:
         guard.set_ceiling(name, amount)
+        meant = did_you_mean(
+            name, [known for priced in guard.prices.models() for known in (priced.model, *priced.aliases)]
+        )
+        if meant and guard.prices.find(name) is None:
+            click.echo(f"No price file names {name!r}{meant}", err=True)
         click.echo(f"{name}: at most {usd(amount)} USD per result")
 
 
@@ -47,9 +53,10 @@ def list_(session: Session, output: str) -> None:
 @pass_session
 def remove(session: Session, name: str) -> None:
     """Forget the ceiling of NAME."""
-    with session.guard() as guard:
+    with session.guard(write=True) as guard:
         if not guard.remove_ceiling(name):
-            raise ConfigurationError(f"there is no ceiling for {name!r}; see `costguard ceiling list`")
+            meant = did_you_mean(name, guard.ceilings())
+            raise ConfigurationError(f"there is no ceiling for {name!r}{meant or '; see `costguard ceiling list`'}")
         click.echo(f"Removed the ceiling of {name}.")
 
 

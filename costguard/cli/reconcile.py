@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from costguard.cli.app import AGE, ENDPOINT, Session, format_option, pass_session, show
+from costguard.cli.asking import provider_client
 from costguard.errors import ConfigurationError, CostguardError
 
 if TYPE_CHECKING:
@@ -33,28 +34,33 @@ TIMEOUT_S = 60
     type=AGE,
     default="60s",
     show_default=True,
-    help="Ask for held tasks older than this (5m, 2h, 1d); release what is unknown for longer.",
+    help="Ask for held tasks older than this (5m, 2h, 1d).",
+)
+@click.option(
+    "--unknown-age",
+    type=AGE,
+    default="24h",
+    show_default=True,
+    help="Release what the provider does not know this long after it was sent: longer than the longest work.",
 )
 @click.option("--url", type=ENDPOINT, default=URL, show_default=True, help="The endpoint to ask.")
 @format_option
 @pass_session
-def reconcile(session: Session, min_age: str, url: str, output: str) -> None:
+def reconcile(session: Session, min_age: str, unknown_age: str, url: str, output: str) -> None:
     """Ask the provider for every unresolved task, and for held ones older than --min-age; book what it says.
 
     The key is read from RUNWARE_API_KEY; it must be of the account that the tasks were sent with. What
     cannot be settled or released stays held, with its reason, and the exit code is 0 all the same; 1 if the
     provider could not be asked at all.
     """
-    import httpx
-
-    with session.guard() as guard:
+    with session.guard(write=True) as guard:
         key = os.environ.get(KEY_VARIABLE, "").strip()
         if not (key and key.isascii() and key.isprintable()):
             found = "holds no API key" if key else "is not set"
             raise ConfigurationError(f"{KEY_VARIABLE} {found}; it takes the key that the tasks were sent with")
         headers = {"Authorization": f"Bearer {key}"}
-        with httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S) as client, _progress() as progress:
-            result = guard.reconcile(client, min_age=min_age, progress=progress)
+        with provider_client(url, headers, TIMEOUT_S) as client, _progress() as progress:
+            result = guard.reconcile(client, min_age=min_age, unknown_age=unknown_age, progress=progress)
         rows = [_row(guard, finding) for finding in result.findings]
     show(_told(rows), output)
     if not result.answered:

@@ -11,6 +11,9 @@ from costguard.tasks import Task
 HISTORY_AGE_US = 60 * 1_000_000
 """How old a learned expectation may be before it is read again."""
 
+UNLEARNED_AGE_US = 1_000_000
+"""And how old the word that there is no history yet: the first results are learned from soon."""
+
 HISTORY_MAX = 1000
 """Pairs of project and model whose expectation is remembered."""
 
@@ -36,7 +39,8 @@ class Appraiser:
     def _mean(self, project: str, model: str, at_us: int) -> int | None:
         """Completion tokens of a result over the last days, rounded up; None without history."""
         read_us, mean = self._means.get((project, model), (None, None))
-        if read_us is None or not 0 <= at_us - read_us < HISTORY_AGE_US:
+        age_us = UNLEARNED_AGE_US if mean is None else HISTORY_AGE_US
+        if read_us is None or not 0 <= at_us - read_us < age_us:
             mean = self._ledger.mean_completion(project, model, at_us)
             if len(self._means) >= HISTORY_MAX:
                 self._means.clear()

@@ -9,18 +9,19 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from costguard.exchange.receipt import Receipt
-from costguard.wire.dialect import Dialect
+from costguard.wire.dialect import Dialect, Known
 
 
 class Claim(NamedTuple):
     """Whose a POST may be: the dialects to ask, and whether it is surely of the first.
 
-    `unmetered`: the name of a wire that it is surely of, and that cannot be read yet.
+    `unmetered`: a wire that cannot be read yet, which it is surely of, or whose paths it shares on a host that
+    nobody named.
     """
 
     dialects: tuple[Dialect, ...]
     is_sure: bool
-    unmetered: str = ""
+    unmetered: Known | None = None
 
 
 class Call(NamedTuple):

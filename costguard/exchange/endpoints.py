@@ -54,9 +54,13 @@ class Endpoints:
     def _claim(self, host: str, port: int | None, path: str) -> Claim | None:
         named = {one.path for one in self._named if one.host == host and one.port in (None, port)}
         target = Target(host, path, path if path in named else min(named, default=None))
+        unmetered = None
         for known in wire.UNMETERED:
-            if known.claims(target):
-                return Claim((), True, known.name)
+            claimed = known.claims(target)
+            if claimed:
+                return Claim((), True, known)
+            if claimed is None:
+                unmetered = known
         candidates = []
         for dialect in wire.DIALECTS:
             claimed = dialect.claims(target)
@@ -64,7 +68,7 @@ class Endpoints:
                 return Claim((dialect,), True)
             if claimed is None:
                 candidates.append(dialect)
-        return Claim(tuple(candidates), False) if candidates else None
+        return Claim(tuple(candidates), False, unmetered) if candidates or unmetered else None
 
 
 def normal_host(host: str) -> str:

@@ -139,6 +139,9 @@ def _admitted(desk: Desk, call: Call, body: bytes) -> Generator[Effect, Any, Adm
 class _Knock:
     """Brings one POST to the gate, and knocks again each time it is called."""
 
+    is_droppable = True
+    """Before it has begun nothing is held: a cancelled caller need not wait for its turn."""
+
     def __init__(self, desk: Desk, call: Call, body: bytes) -> None:
         self._desk = desk
         self._call = call

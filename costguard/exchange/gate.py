@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import NamedTuple
+from contextvars import ContextVar, Token
 
 from costguard.errors import ConfigurationError, InvalidRequest
 from costguard.estimating.estimate import Estimate
@@ -18,7 +17,7 @@ from costguard.exchange.entry import Entry, Options, Terms
 from costguard.ledger.accounting.book import Ledger
 from costguard.ledger.records import Alert
 from costguard.prices.book import PriceBook
-from costguard.projects import ancestors, parse_project, parse_tags
+from costguard.projects import parse_project, parse_tags
 from costguard.refusals import UnpricedTask
 from costguard.tasks import Task
 from costguard.wire.dialect import Dialect, Request
@@ -33,12 +32,20 @@ _OPTIONS = frozenset(("project", "tags", "media_max"))
 log = logging.getLogger("costguard")
 
 
-class _Scope(NamedTuple):
-    project: str | None
-    tags: Mapping[str, str]
+class _Scope:
+    """A block of code that `Guard.scope` surrounds: what it states, merged with the scope it is in."""
+
+    __slots__ = ("is_left", "outer", "project", "tags")
+
+    def __init__(self, project: str | None, tags: Mapping[str, str], outer: _Scope | None) -> None:
+        self.project = project
+        self.tags = tags
+        self.outer = outer
+        self.is_left = False
+        """It was left where it could not be taken away; whoever finds it is in the next one that was not."""
 
 
-_NO_SCOPE = _Scope(None, {})
+_NO_SCOPE = _Scope(None, {}, None)
 
 
 class Gate:
@@ -60,6 +67,7 @@ class Gate:
         self._project = project
         self._media_max = media_max
         self._endpoints = Endpoints(endpoints)
+        self._told: dict[str, object] = {}
         self._appraiser = Appraiser(ledger, prices)
         self._terms = Terms(ledger, self._appraiser, enforce=mode == ENFORCE, now_us=now_us, fire=fire)
         self._scope: ContextVar[_Scope] = ContextVar("costguard_scope", default=_NO_SCOPE)
@@ -67,20 +75,39 @@ class Gate:
     @contextmanager
     def scope(self, project: str | None, tags: Mapping[str, str] | None) -> Iterator[None]:
         """See `Guard.scope`."""
-        outer = self._scope.get()
+        outer = self._current()
         inner = _Scope(
             outer.project if project is None else parse_project(project),
             parse_tags({**outer.tags, **parse_tags(tags)}) if tags else outer.tags,
+            outer,
         )
         token = self._scope.set(inner)
         try:
             yield
         finally:
+            self._leave(inner, token)
+
+    def _leave(self, inner: _Scope, token: Token[_Scope]) -> None:
+        """Take `inner` away. A task begun within it keeps it; but where it cannot be taken away, it is marked."""
+        innermost = self._scope.get()
+        try:
             self._scope.reset(token)
+        except ValueError:  # this is another context than the one it was entered in
+            inner.is_left = True
+            return
+        if innermost is not inner:  # one that was entered later is still on
+            inner.is_left = True
+            self._scope.set(innermost)
+
+    def _current(self) -> _Scope:
+        scope = self._scope.get()
+        while scope.is_left and scope.outer is not None:
+            scope = scope.outer
+        return scope
 
     def options(self, value: object = None) -> Options:
         """Extension over innermost scope over Guard; ConfigurationError for what cannot be read."""
-        scope = self._scope.get()
+        scope = self._current()
         project, tags, media_max = scope.project or self._project, scope.tags, self._media_max
         if value is not None:
             what = 'extensions["costguard"]'
@@ -108,7 +135,7 @@ class Gate:
     def enter(self, call: Call, body: bytes) -> Entry | None:
         """Read `body`; None if it is not to be guarded. Raises what keeps it from being sent."""
         claim = call.claim
-        if claim.unmetered:
+        if claim.unmetered and claim.is_sure:
             self._refuse_unmetered(call, self.options(call.options))
             return None
         for dialect in claim.dialects:
@@ -121,6 +148,8 @@ class Gate:
             if not any(task.billable or task.asks for task in request.tasks):
                 return None
             return Entry(self._terms, dialect, request, options, call.host)
+        if claim.unmetered is not None and call.host not in self._told and claim.unmetered.recognises(body):
+            self._tell_unmetered(call.host, claim.unmetered.name)
         return None
 
     def _read(self, dialect: Dialect, body: bytes, *, is_sure: bool) -> Request | None:
@@ -137,12 +166,22 @@ class Gate:
             return None
         return request
 
+    def _tell_unmetered(self, host: str, wire: str) -> None:
+        mine = object()
+        if self._told.setdefault(host, mine) is mine:  # of two threads at once, one
+            log.warning(
+                "%s: %s calls to it are not metered yet: they are sent, and no budget and no report knows what they"
+                " cost (said once a host)",
+                host,
+                wire,
+            )
+
     def _refuse_unmetered(self, call: Call, options: Options) -> None:
-        path = ancestors(options.project)
-        for budget in self._ledger.budgets() if self._terms.enforce else ():
-            if budget.project in path and budget.hard:
+        wire = call.claim.unmetered.name if call.claim.unmetered else ""
+        for budget in self._ledger.covering(options.project) if self._terms.enforce else ():
+            if budget.hard:
                 raise UnpricedTask(
-                    f"{call.host}{call.path}: {call.claim.unmetered} requests are not metered yet, and the hard"
+                    f"{call.host}{call.path}: {wire} requests are not metered yet, and the hard"
                     f" budget {budget} covers {options.project}; send a native task instead, or use a client that"
                     " is not wrapped. Nothing was sent.",
                     project=options.project,

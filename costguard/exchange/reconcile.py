@@ -20,6 +20,9 @@ BATCH_TASKS = 50
 
 AGE_MAX_S = 100 * 365 * 86_400
 
+Age = str | int | timedelta
+"""As `parse_age` reads it."""
+
 Progress = Callable[[int, int], object]
 """Told after each request: tasks asked so far, tasks to ask in all."""
 
@@ -54,31 +57,38 @@ class Reconciliation:
         return not self.findings or any(finding.told for finding in self.findings)
 
 
-def parse_age(age: str | int | timedelta) -> int:
-    """`"60s"`, `"5m"`, `"2h"`, `"1d"`, whole seconds or a timedelta, as microseconds; at most `AGE_MAX_S`."""
+def parse_age(age: Age, what: str = "min_age") -> int:
+    """`"60s"`, `"5m"`, `"2h"`, `"1d"`, whole seconds or a timedelta, as microseconds; at most `AGE_MAX_S`.
+
+    Anything else is a ConfigurationError naming `what`.
+    """
     if isinstance(age, timedelta) and timedelta(0) <= age <= timedelta(seconds=AGE_MAX_S):
         return age // timedelta(microseconds=1)
     if isinstance(age, int) and not isinstance(age, bool) and 0 <= age <= AGE_MAX_S:
         return age * 1_000_000
     match = _AGE.fullmatch(age.strip()) if isinstance(age, str) else None
     if match is None:
-        raise ConfigurationError(f"min_age: {age!r} is not an age such as '60s', '5m', '2h' or '1d'")
+        raise ConfigurationError(f"{what}: {age!r} is not an age such as '60s', '5m', '2h' or '1d'")
     return min(int(match[1]) * _UNITS_S[match[2] or "s"], AGE_MAX_S) * 1_000_000
 
 
 class Desk(NamedTuple):
-    """What asking needs of a guard."""
+    """What asking needs of a guard, and how old what it asks for must be, in microseconds."""
 
     ledger: Ledger
     settlement: Settlement
     now_us: Callable[[], int]
+    min_age_us: int
+    """Held tasks older than this are asked for."""
+    unknown_age_us: int
+    """Tasks admitted so long ago are released if the provider does not know them."""
 
 
-def reconcile(desk: Desk, client: Any, min_age_us: int, progress: Progress | None) -> Reconciliation:
+def reconcile(desk: Desk, client: Any, progress: Progress | None) -> Reconciliation:
     """Drive `_questions` with a synchronous client."""
     if inspect.iscoroutinefunction(getattr(client, "post", None)):
         raise TypeError("reconcile takes a synchronous client; use `await guard.areconcile(client)` with this one")
-    flow, url = _questions(desk, min_age_us, progress), _endpoint(client)
+    flow, url = _questions(desk, progress), _endpoint(client)
     try:
         body = next(flow)
         while True:
@@ -97,14 +107,13 @@ def reconcile(desk: Desk, client: Any, min_age_us: int, progress: Progress | Non
 async def areconcile(
     desk: Desk,
     client: Any,
-    min_age_us: int,
     progress: Progress | None,
     offload: Callable[[Callable[[], Any]], Awaitable[Any]],
 ) -> Reconciliation:
     """Drive `_questions` with an asynchronous client; the ledger's work is done by `offload`, off the loop."""
     if not inspect.iscoroutinefunction(getattr(client, "post", None)):
         raise TypeError("areconcile takes an asynchronous client; use `guard.reconcile(client)` with this one")
-    flow, url = _questions(desk, min_age_us, progress), _endpoint(client)
+    flow, url = _questions(desk, progress), _endpoint(client)
     step: bytes | Reconciliation = await offload(lambda: _step(flow, None, None))
     while not isinstance(step, Reconciliation):
         answer, failure = None, None
@@ -131,17 +140,18 @@ def _step(flow: _Questions, answer: tuple[int, bytes] | None, failure: Exception
         return found
 
 
-def _questions(desk: Desk, min_age_us: int, progress: Progress | None) -> _Questions:
+def _questions(desk: Desk, progress: Progress | None) -> _Questions:
     """Yield one request body after the other and be sent (status, body)."""
     desk.settlement.drain()
-    before_us = desk.now_us() - min_age_us
+    now_us = desk.now_us()
+    before_us = now_us - desk.min_age_us
     wanted = [
         attempt.task_uuid
         for attempt in desk.ledger.open_attempts()
         if attempt.status == "unresolved" or attempt.at_us < before_us
     ]
-    # What was charged without the provider's own figure is asked for once.
-    uuids = list(dict.fromkeys([*wanted, *desk.ledger.unconfirmed(before_us)]))
+    # Asked for once: what was charged without the provider's own figure. Once more: what it did not know.
+    uuids = list(dict.fromkeys([*wanted, *desk.ledger.unconfirmed(before_us), *desk.ledger.to_ask_again(now_us)]))
     found = Reconciliation()
     batches = [uuids[start : start + BATCH_TASKS] for start in range(0, len(uuids), BATCH_TASKS)]
     batches.reverse()
@@ -157,7 +167,7 @@ def _questions(desk: Desk, min_age_us: int, progress: Progress | None) -> _Quest
             reason = f"the provider could not be asked: {type(error).__name__}"
             found.findings += [Finding(uuid, "open", reason, told=False) for uuid in batch]
         else:
-            findings = desk.settlement.learn(NATIVE, batch, status, body, min_age_us)
+            findings = desk.settlement.learn(NATIVE, batch, status, body, desk.unknown_age_us)
             told_nothing = not any(finding.told and finding.outcome != "open" for finding in findings)
             if len(chosen) > 1 and told_nothing and NATIVE.answers(chosen, status, body).refused_whole:
                 middle = len(chosen) // 2

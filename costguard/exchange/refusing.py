@@ -18,15 +18,19 @@ def exceeded(answer: Refused, project: str, estimates: Sequence[Estimate]) -> Bu
     resets_at = None
     if window is not None and window.end_us is not None:
         resets_at = from_us(window.end_us).astimezone(ZoneInfo(budget.timezone))
-    message = (
-        f"{project}: this call may cost up to {money.to_text(answer.requested)} USD; budget {budget}"
+    asked = (
+        f"his call may cost up to {money.to_text(answer.requested)} USD; budget {budget}"
         f" ({money.to_text(budget.limit_nanos)} USD) has {money.to_text(answer.remaining)} USD left"
     )
+    message = f"{project}: t{asked}"
     if answer.busy:
-        message += f" and is busy: {money.to_text(answer.held)} USD is held for calls that are not settled"
+        message = (
+            f"{project}: the budget is busy: {money.to_text(answer.held)} USD is held for calls that are not settled."
+            f' Lower `maxTokens`, or set the budget\'s `wait=` or `action="clamp"`. T{asked}'
+        )
     if answer.unresolved:
         message += (
-            f", {money.to_text(answer.unresolved)} USD of it with unknown outcome (`costguard reconcile` asks for it)"
+            f", {money.to_text(answer.unresolved)} USD is held with unknown outcome (`costguard reconcile` asks for it)"
         )
     if resets_at is not None:
         message += f"; it resets at {resets_at.isoformat()}"

@@ -265,7 +265,7 @@ class Settlement:
         if not attempts:
             return "it is not in this ledger", 0
         if record.results is None:
-            return record.reason, 0
+            return record.reason, self._note(Observation(record.task_uuid, whole=True))  # it is known, at least
         charges = self._charges(attempts, record.results, distinct=True)
         seen = Observation(
             record.task_uuid,
@@ -288,14 +288,14 @@ class Settlement:
         asked: Mapping[str, frozenset[int]],
         status: int,
         body: bytes,
-        min_age_us: int | None,
+        unknown_age_us: int | None,
     ) -> list[Finding]:
         """Book the answer to a question for the tasks `asked`; what became of each.
 
         `asked`: task -> its attempts that no request was under way for when the question was sent: only
-        these may be released by the answer. A task the provider does not know is released if the process that
-        sent it is dead or its request ended more than `min_age_us` ago; never if that is None, for a client
-        that was not chosen for the question may hold the key of another account.
+        these may be released by the answer. A task the provider does not know is released once it was admitted
+        `unknown_age_us` ago, unless the provider took it; never if that is None, for a client that was not chosen
+        for the question may hold the key of another account.
         """
         answers = dialect.answers(asked, status, body)
         findings = []
@@ -304,18 +304,24 @@ class Settlement:
             if uuid in answers.records:
                 reason, _ = self._learn(answers.records[uuid], over)
             elif uuid in answers.unknown:
-                reason = self._not_found(uuid, over, min_age_us)
+                reason = self._not_found(uuid, over, unknown_age_us)
             else:
                 reason = answers.refusals.get(uuid, answers.general)
             findings.append(self._found(uuid, reason)._replace(told=is_told))
         return findings
 
-    def _not_found(self, task_uuid: str, over: frozenset[int], min_age_us: int | None) -> str:
+    def _not_found(self, task_uuid: str, over: frozenset[int], unknown_age_us: int | None) -> str:
+        """Release what is old enough; why the rest stays open. A record may be written only when the work is done."""
         reason = "the provider does not know it"
-        if min_age_us is None:
+        if unknown_age_us is None:
             return f"{reason}; `costguard reconcile` with the right key may release it"
-        self._fire(self._ledger.release_unknown(self._now_us(), task_uuid, min_age_us, reason, over))
-        return f"{reason}, but it was sent too lately or its process still runs"
+        self._fire(self._ledger.release_unknown(self._now_us(), task_uuid, unknown_age_us, reason, over))
+        still_open = [attempt for attempt in self._ledger.attempts(task_uuid) if attempt.status in OPEN]
+        if any(attempt.accepted for attempt in still_open):
+            return f"{reason}, but it once took it: `costguard tasks resolve` when you know what it came to"
+        if any(self._now_us() - attempt.at_us < unknown_age_us for attempt in still_open):
+            return f"{reason}, but may still be at work on it: it was sent too lately to be released"
+        return f"{reason}, but its request may still be under way"
 
     def _found(self, task_uuid: str, reason: str) -> Finding:
         task = self._ledger.task(task_uuid)

@@ -48,12 +48,18 @@ class Alert:
     window: Window
     percent: int | None
     spent_nanos: int
+    held_nanos: int = 0
+    """Of a refusal: held for calls that are not settled."""
+    busy: bool = False
+    """Of a refusal: the call would fit should all held money come back."""
 
     def __str__(self) -> str:
-        what = "refused a call" if self.percent is None else f"passed {self.percent} %"
-        return (
-            f"budget {self.budget} {what}: {to_text(self.spent_nanos)} of {to_text(self.budget.limit_nanos)} USD spent"
-        )
+        what = f"passed {self.percent} %"
+        if self.percent is None:
+            what = "is busy and refused a call" if self.busy else "refused a call"
+        spent = f"{to_text(self.spent_nanos)} of {to_text(self.budget.limit_nanos)} USD spent"
+        held = f", {to_text(self.held_nanos)} USD held for calls that are not settled" if self.busy else ""
+        return f"budget {self.budget} {what}: {spent}{held}"
 
 
 class Admitted(NamedTuple):
@@ -163,6 +169,23 @@ class Balance(NamedTuple):
     def remaining(self) -> int:
         """`limit − spent − held` in nano-USD."""
         return self.budget.limit_nanos - self.spent - self.held
+
+
+class Change(NamedTuple):
+    """A budget or a ceiling was set or removed. Of a budget `project` and `per`, of a ceiling its name."""
+
+    at_us: int
+    who: str | None
+    """User, host and program; None if it was not kept yet."""
+    change: str
+    """`set` or `remove`."""
+    project: str | None
+    per: str | None
+    budget: Budget | None
+    """As it was set."""
+    ceiling: str | None
+    nanos: int | None
+    """What a ceiling was set to, nano-USD per result."""
 
 
 class TaskRow(NamedTuple):

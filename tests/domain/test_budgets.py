@@ -260,7 +260,7 @@ def test_an_amount_as_float_is_a_type_error() -> None:
         ({"per": 30}, r"^per: found 30"),
         ({"timezone": "Mars/Olympus"}, r"^timezone: 'Mars/Olympus' is not"),
         ({"action": "stop"}, r"^action: found 'stop'; use one of block, clamp, warn"),
-        ({"action": None}, r"^action: found None"),
+        ({"floor": 5}, r"^floor: goes with the action 'clamp'"),
         ({"warn_at": "50,80"}, r"^warn_at: expected whole percents .* found '50,80'"),
         ({"warn_at": 80}, r"^warn_at: expected whole percents .* found 80"),
         ({"warn_at": (0,)}, r"^warn_at: found 0; use whole percents from 1 to 1000"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import unicodedata
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -12,14 +13,25 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from costguard.errors import ConfigurationError
-from costguard.projects import DEFAULT_PROJECT, ROOT, ancestors, covers, parse_project, parse_tags
+from costguard.projects import (
+    DEFAULT_PROJECT,
+    ROOT,
+    ancestors,
+    child_of,
+    covers,
+    like,
+    parent_of,
+    parse_budget_project,
+    parse_project,
+    parse_tags,
+)
 
 patient = settings(deadline=None)  # a loaded machine is no failure
 
 segments = st.text(
-    st.characters(exclude_categories=("Cc", "Cf", "Cs"), exclude_characters="/"), min_size=1, max_size=20
-)
-usable_segments = segments.filter(lambda s: s not in (".", "..") and s == s.strip())
+    st.characters(exclude_categories=("Cc", "Cf", "Cs", "Zl", "Zp"), exclude_characters="/"), min_size=1, max_size=20
+).map(functools.partial(unicodedata.normalize, "NFC"))
+usable_segments = segments.filter(lambda s: s not in (".", "..", "*") and s == s.strip())
 paths = st.lists(usable_segments, min_size=1, max_size=8).map("/".join)
 
 
@@ -90,7 +102,7 @@ def test_an_unusable_path_is_refused_with_what_was_found_in_plain_characters(pat
 
 
 @patient
-@given(st.characters(categories=("Cc", "Cf", "Cs")), segments)
+@given(st.characters(categories=("Cc", "Cf", "Cs", "Zl", "Zp")), segments)
 def test_no_control_format_or_surrogate_character_is_accepted_anywhere(bad: str, segment: str) -> None:
     for path in (bad + segment, segment + bad, f"acme/{segment}{bad}{segment}"):
         with pytest.raises(ConfigurationError):
@@ -181,3 +193,51 @@ def test_a_refusal_of_a_tag_never_shows_its_value() -> None:
 
 def test_emoji_joined_by_format_characters_are_usable_tag_values() -> None:
     assert parse_tags({"who": "👩\u200d🔬"}) == {"who": "👩\u200d🔬"}
+
+
+# Names are one text in one spelling
+
+
+def test_names_that_look_the_same_are_the_same() -> None:
+    composed, decomposed = "\u00e9t\u00e9", "e\u0301te\u0301"
+    assert parse_project(f"acme/{decomposed}") == f"acme/{composed}"
+    assert parse_tags({decomposed: decomposed}) == {composed: composed}
+
+
+@given(st.text(max_size=30))
+def test_every_text_is_refused_or_kept_in_its_composed_form(text: str) -> None:
+    try:
+        path = parse_project(text)
+    except ConfigurationError:
+        return
+    assert path == unicodedata.normalize("NFC", text)
+
+
+@pytest.mark.parametrize(("breaking", "name"), [("\u2028", "line separator"), ("\u2029", "paragraph separator")])
+def test_what_breaks_a_line_is_refused_by_name(breaking: str, name: str) -> None:
+    for parse in (parse_project, lambda text: parse_tags({"k": text}), lambda text: parse_tags({text: "v"})):
+        with pytest.raises(ConfigurationError, match=f"contains the {name} U\\+20"):
+            parse(f"a{breaking}b")
+
+
+# Default budgets
+
+
+def test_a_star_names_the_children_of_a_project_for_a_budget_only() -> None:
+    assert [parse_budget_project(name) for name in ("acme", "/", "acme/*", "/*")] == ["acme", "/", "acme/*", "/*"]
+    for name in ("acme/*", "/*", "*", "a/*/b"):
+        with pytest.raises(ConfigurationError):
+            parse_project(name)
+    for name in ("*", "a/*/b", "a/*/*", "//*", "a/b/c/d/e/f/g/h/*"):
+        with pytest.raises(ConfigurationError):
+            parse_budget_project(name)
+
+
+@given(paths)
+def test_a_project_is_covered_by_the_defaults_of_those_above_it(path: str) -> None:
+    for ancestor in ancestors(path)[:-1]:
+        default = like(ancestor)
+        assert default is not None
+        assert parse_budget_project(default) == default
+        assert child_of(parent_of(default), path) == ancestor
+    assert like(ROOT) is None

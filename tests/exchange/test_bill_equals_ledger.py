@@ -388,7 +388,7 @@ def test_after_any_mix_and_one_reconcile_the_ledger_is_the_bill(tmp_path: Path) 
     perform(random.Random(seed), path, standin)
     assert attempts(path) >= CALLS
     with Guard(path, durability="normal") as guard, standin.serve() as url, httpx.Client(base_url=url) as client:
-        found = guard.reconcile(client, min_age="0s")
+        found = guard.reconcile(client, min_age="0s", unknown_age="0s")
         assert found.left == [], said
         charged = {row.task_uuid: row.charged for row in guard.ledger.tasks()}
         billed: dict[str, Decimal] = {}
@@ -403,4 +403,7 @@ def test_after_any_mix_and_one_reconcile_the_ledger_is_the_bill(tmp_path: Path) 
         assert guard.verify().difference is None, said
         spent = next(budget.spent for budget in guard.status() if budget.project == "/")
         assert spent == standin.billed(), said
+        # What the stand-in did not know is asked for once more, and then never again.
+        again = guard.reconcile(client, min_age="0s").findings
+        assert {finding.outcome for finding in again} <= {"released"}, said
         assert guard.reconcile(client, min_age="0s").findings == [], said

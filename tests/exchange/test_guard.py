@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -118,6 +119,32 @@ def test_the_refusal_says_what_was_asked_what_is_left_and_when_it_resets(
     for words in ("acme per month", "2026-12-01T00:00:00+01:00", "unknown outcome", "Nothing was sent"):
         assert words in str(stop)
     audit(free_guard, standin)
+
+
+def test_a_busy_budget_says_so_first_and_how_to_get_by(
+    make_guard: Callable[..., Guard], wrapped: Callable[[Guard], Post], standin: StandIn
+) -> None:
+    alerts: list[Alert] = []
+    guard = make_guard(on_alert=alerts.append)
+    post = wrapped(guard)
+    guard.set_budget("acme", worst(guard))
+    standin.fault("hang")
+    with pytest.raises(httpx.TransportError):
+        post(a_task())
+    with pytest.raises(BudgetExceeded) as caught:
+        post(a_task())
+    assert caught.value.busy
+    head, _, rest = str(caught.value).partition(". Lower ")
+    assert head.startswith("acme/search: the budget is busy: ")
+    assert rest.startswith('`maxTokens`, or set the budget\'s `wait=` or `action="clamp"`. This call may cost up to ')
+    (alert,) = alerts
+    assert (alert.busy, alert.held_nanos) == (True, int(worst(guard) * 10**9))
+    assert "budget acme per month is busy and refused a call: 0.00 of " in str(alert)
+    guard.set_budget("acme", "0.000000001")
+    with pytest.raises(BudgetExceeded) as caught:
+        post(a_task())
+    assert "busy" not in str(caught.value)
+    audit(guard, standin)
 
 
 @pytest.mark.parametrize("per", ["total", "task"])
@@ -377,6 +404,38 @@ def test_each_threshold_fires_once_a_window_over_all_guards(
     audit(one, standin)
 
 
+def test_a_raised_limit_arms_its_alerts_again_and_no_other_change_does(
+    make_guard: Callable[..., Guard], wrapped: Callable[[Guard], Post], standin: StandIn
+) -> None:
+    alerts: list[Alert] = []
+    guard = make_guard(on_alert=alerts.append)
+    post = wrapped(guard)
+
+    def spend_all(limit: str, **terms: Any) -> list[int | None]:
+        alerts.clear()
+        guard.set_budget("acme", limit, warn_at=(80,), **terms)
+        for _ in range(60):
+            try:
+                post(a_task())
+            except BudgetExceeded:
+                break
+        return [alert.percent for alert in alerts]
+
+    assert spend_all("0.003") == [80, None]
+    assert spend_all("0.003") == [], "set again"
+    assert spend_all("0.003", action="clamp") == []
+    assert spend_all("0.006") == [80, None]
+    assert spend_all("0.004") == [], "lowered, and said before"
+    guard.set_budget("acme", "0.012", warn_at=())
+    post(a_task())
+    assert spend_all("0.006") == [None]
+    post_free = wrapped(make_guard(on_alert=alerts.append, mode="observe"))
+    alerts.clear()
+    post_free(a_task())
+    assert [alert.percent for alert in alerts] == [80], "what is now crossed fires at the next settlement"
+    audit(guard, standin)
+
+
 def test_all_thresholds_that_one_charge_crosses_fire(
     make_guard: Callable[..., Guard], wrapped: Callable[[Guard], Post]
 ) -> None:
@@ -590,6 +649,53 @@ def test_remaining_is_the_least_of_the_hard_budgets_of_a_path(guard: Guard) -> N
     assert guard.remaining("acme/search/prod") == Decimal("0.2")
     assert guard.remaining("beta") == 1
     assert guard.remaining("/") == 1
+
+
+def test_a_budget_set_again_keeps_what_is_not_named(make_guard: Callable[..., Guard]) -> None:
+    guard = make_guard()
+    terms: dict[str, Any] = {"timezone": "Asia/Tokyo", "warn_at": (50, 80), "action": "clamp", "floor": 256, "wait": 2}
+    first = guard.set_budget("acme", 200, **terms)
+    assert guard.set_budget("acme", 300) == replace(first, limit_nanos=300 * 10**9)
+    assert guard.set_budget("acme", 300, wait=0).wait_ms == 0
+    changed = guard.set_budget("acme", 300, action="block", warn_at=())
+    assert (changed.floor_tokens, changed.warn_at, changed.timezone) == (1, (), "Asia/Tokyo")
+    assert guard.set_budget("acme/new", 1).timezone == "UTC", "a new budget has the defaults"
+    with pytest.raises(ConfigurationError, match=r"^floor: goes with the action 'clamp'"):
+        guard.set_budget("acme", 300, floor=9)
+    assert guard.budgets()[0] == changed
+
+
+def test_a_program_s_default_leaves_an_operator_s_budget_as_it_is(make_guard: Callable[..., Guard]) -> None:
+    guard = make_guard()
+    mine = guard.set_budget("acme", 200, if_absent=True)
+    assert guard.budgets() == [mine]
+    operators = guard.set_budget("acme", 300, action="warn")
+    assert guard.set_budget("acme", 200, action="block", if_absent=True) == operators
+    assert guard.budgets() == [operators]
+    guard.set_budget("acme/*", 5)
+    assert guard.set_budget("acme/a", 7, if_absent=True).limit == 7, "a default is not the child's own"
+
+
+def test_a_default_refuses_as_the_child_s_own(
+    make_guard: Callable[..., Guard], wrapped: Callable[[Guard], Post]
+) -> None:
+    guard = make_guard()
+    post = wrapped(guard)
+    guard.set_budget("acme/*", worst(guard))
+    assert guard.remaining("acme/search/x") == worst(guard)
+    assert guard.status() == []
+    post(a_task())
+    assert [(one.project, one.limit) for one in guard.status()] == [("acme/search", worst(guard))]
+    with guard.scope(project="acme/search/deep"), pytest.raises(BudgetExceeded) as stop:
+        post(a_task())
+    assert stop.value.budget.project == "acme/search"
+    with guard.scope(project="acme/other"):
+        post(a_task())
+    with pytest.raises(UnpricedTask):
+        post(a_task(model="painter:1@1"))
+    assert guard.remove_budget("acme/*")
+    assert guard.remaining() is None
+    audit(guard)
 
 
 def test_a_budget_can_be_changed_and_removed(guard: Guard) -> None:

@@ -70,7 +70,7 @@ def test_whatever_happened_one_reconcile_brings_the_bill(
     if fault:
         standin.fault(fault)
     send(guard, standin.transport(), a_task(numberResults=3, **DELIVERIES[delivery]))
-    later(clock, seconds=1)
+    later(clock, days=1)
     assert ask(guard, standin.transport()).left == []
     assert agree(guard, standin)
     later(clock, seconds=1)
@@ -190,30 +190,147 @@ def test_details_without_a_response_change_nothing(response: Any, guard: Guard) 
 # --- not found ---
 
 
+def working(done: list[str], cost: float = 0.0001) -> Provider:
+    """A provider that does not know a task until its work is done: until its UUID is in `done`."""
+
+    def answer(tasks: list[dict[str, Any]]) -> tuple[int, Any]:
+        known = [
+            details({**task, "taskType": "textInference"}, {"cost": cost, "text": "x", "seed": 1})
+            for task in tasks
+            if task["taskUUID"] in done
+        ]
+        errors = [unknown(task) for task in tasks if task["taskUUID"] not in done]
+        return (200 if known else 404), {"data": known, "errors": errors}
+
+    return Provider(answer)
+
+
 @pytest.mark.parametrize("at", [200, 400, 404])
-def test_a_task_the_provider_does_not_know_is_released_once_its_request_ended_long_ago(
+def test_a_task_the_provider_does_not_know_is_released_a_day_after_its_admission(
     at: int, guard: Guard, clock: Clock
 ) -> None:
-    task = a_task()
-    lose(guard, task)
+    lose(guard, a_task())
     provider = Provider(lambda tasks: (at, {"errors": [unknown(one) for one in tasks]}))
-    later(clock, seconds=60)
-    left = ask(guard, provider, min_age="60s").left
-    assert [found.reason for found in left] == [
-        "the provider does not know it, but it was sent too lately or its process still runs"
+    later(clock, hours=23, minutes=59)
+    assert [found.reason for found in ask(guard, provider).left] == [
+        "the provider does not know it, but may still be at work on it: it was sent too lately to be released"
     ]
-    later(clock, seconds=1)
-    assert [found.reason for found in ask(guard, provider, min_age="60s").released] == ["the provider does not know it"]
+    later(clock, minutes=1)
+    assert [found.reason for found in ask(guard, provider).released] == ["the provider does not know it"]
     assert (status(guard), only_task(guard).held) == (("released", 1), 0)
 
 
-def test_a_task_of_a_dead_process_that_the_provider_does_not_know_is_released_at_once(
-    guard: Guard, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_how_long_work_may_take_is_the_user_s_to_say(guard: Guard, clock: Clock) -> None:
     lose(guard, a_task())
-    monkeypatch.setattr("costguard.ledger.accounting.reading.is_dead", lambda _: True)
-    found = ask(guard, Provider(lambda tasks: (404, {"errors": [unknown(tasks[0])]})), min_age="60s")
-    assert [one.outcome for one in found.findings] == ["released"]
+    later(clock, minutes=9)
+    assert ask(guard, working([]), unknown_age="10m").released == []
+    later(clock, minutes=1)
+    assert [found.outcome for found in ask(guard, working([]), unknown_age="10m").findings] == ["released"]
+
+
+@pytest.mark.parametrize("fate", [True, False, None], ids=["dead", "alive", "out of sight"])
+def test_a_killed_sender_s_task_is_not_released_while_its_work_may_go_on(
+    fate: bool | None, guard: Guard, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = a_task()
+    lose(guard, task)
+    monkeypatch.setattr("costguard.ledger.accounting.reading.is_dead", lambda _: fate)
+    done: list[str] = []
+    later(clock, hours=2)
+    assert [found.outcome for found in ask(guard, working(done)).findings] == ["open"]
+    done.append(task["taskUUID"])
+    assert [found.outcome for found in ask(guard, working(done)).findings] == ["settled"]
+    assert charged(guard) == Decimal("0.0001")
+    assert guard.verify().difference is None
+
+
+def test_what_was_released_unknown_is_asked_for_once_more_and_charged_if_it_was_billed_after_all(
+    guard: Guard, clock: Clock
+) -> None:
+    late, never = a_task(), a_task()
+    lose(guard, late, never)
+    later(clock, days=1)
+    assert len(ask(guard, working([])).released) == 2
+    later(clock, hours=23)
+    assert ask(guard, working([])).findings == [], "not before as much time again is over"
+    later(clock, hours=1)
+    outcomes = {one.task_uuid: one.outcome for one in ask(guard, working([late["taskUUID"]])).findings}
+    assert outcomes == {late["taskUUID"]: "settled", never["taskUUID"]: "released"}
+    later(clock, days=30)
+    assert ask(guard, working([late["taskUUID"], never["taskUUID"]])).findings == [], "once"
+    assert charged(guard) == Decimal("0.0001")
+    assert guard.verify().difference is None
+
+
+def test_the_question_that_nobody_answered_is_asked_again(guard: Guard, clock: Clock) -> None:
+    lose(guard, a_task())
+    later(clock, days=1)
+    ask(guard, working([]))
+    later(clock, days=1)
+    assert len(ask(guard, Provider(lambda _: (503, {}))).findings) == 1
+    assert len(ask(guard, working([])).findings) == 1
+    assert ask(guard, working([])).findings == []
+
+
+@pytest.mark.parametrize("days", [0, 1, 40], ids=["before the second question", "after it", "in another month"])
+def test_a_bill_that_comes_late_is_charged_to_the_attempt_and_window_it_belongs_to(
+    days: int, make_guard: MakeGuard, clock: Clock
+) -> None:
+    guard = make_guard()
+    guard.set_budget("acme", 1)
+    task = a_task()
+    with httpx.Client(base_url=API, transport=guard.transport(StandIn().transport())) as client:
+        client.post("/v1", json=[task])
+    settled = charged(guard)
+    lose(guard, {**task})
+    send(guard, Scripted([httpx.ConnectError("no")]), {**task})
+    admitted = clock.now
+    later(clock, days=1)
+    ask(guard, working([]))
+    assert [one.status for one in guard.ledger.attempts(task["taskUUID"])] == ["settled", "released", "released"]
+    later(clock, days=days)
+    if days:
+        ask(guard, working([]))
+    guard.observe({"taskType": "textInference", "taskUUID": task["taskUUID"], "text": "y", "cost": 0.5, "seed": 9})
+    first, second, third = guard.ledger.attempts(task["taskUUID"])
+    assert [one.status for one in (first, second, third)] == ["settled", "settled", "released"]
+    assert (second.charged, third.charged) == (500_000_000, 0), "the one that never left cannot have been billed"
+    assert charged(guard) == settled + Decimal("0.5")
+    clock.now = admitted
+    assert guard.status()[0].spent == charged(guard)
+    assert guard.verify().difference is None
+
+
+def test_what_the_provider_took_is_never_released_unknown(guard: Guard, standin: StandIn, clock: Clock) -> None:
+    send(guard, standin.transport(), a_task(deliveryMethod="async"))
+    later(clock, days=400)
+    (found,) = ask(guard, working([])).findings
+    assert (found.outcome, "once took it" in found.reason) == ("open", True)
+    assert only_task(guard).held
+    guard.resolve(found.task_uuid, reason="the provider's support says so")
+    assert only_task(guard).status == "released"
+
+
+def test_what_the_provider_was_once_at_work_on_is_never_released_unknown(guard: Guard, clock: Clock) -> None:
+    task = a_task()
+    lose(guard, task)
+    told = details(task, {"status": "processing"})
+    assert len(ask(guard, Provider(lambda _: (200, {"data": [told]}))).left) == 1
+    later(clock, days=400)
+    assert [found.outcome for found in ask(guard, working([])).findings] == ["open"]
+
+
+def test_a_task_sent_again_is_asked_for_once_more_where_only_the_first_is_on_record(guard: Guard, clock: Clock) -> None:
+    task = a_task()
+    lose(guard, task)
+    ask(guard, working([task["taskUUID"]]))
+    lose(guard, {**task})
+    assert ask(guard, working([task["taskUUID"]])).left == []
+    assert [one.status for one in guard.ledger.attempts(task["taskUUID"])] == ["settled", "released"]
+    later(clock, days=1)
+    both = [{"cost": 0.0001, "text": "x", "seed": 1}, {"cost": 0.0002, "text": "y", "seed": 2}]
+    ask(guard, Provider(lambda _: (200, {"data": [details(task, *both)]})))
+    assert [one.charged for one in guard.ledger.attempts(task["taskUUID"])] == [100_000, 200_000]
 
 
 @pytest.mark.parametrize(
@@ -355,8 +472,9 @@ def test_an_age_is_read(age: Any, seconds: int) -> None:
 
 @pytest.mark.parametrize("age", ["", "soon", "-1s", "1.5h", -1, True, None, 1.5, timedelta(seconds=-1)])
 def test_what_is_no_age_is_refused(age: Any, guard: Guard) -> None:
-    with httpx.Client(base_url=API) as client, pytest.raises(ConfigurationError, match="min_age"):
-        guard.reconcile(client, min_age=age)
+    for name in ("min_age", "unknown_age"):
+        with httpx.Client(base_url=API) as client, pytest.raises(ConfigurationError, match=f"^{name}: "):
+            guard.reconcile(client, **{name: age})
 
 
 # --- while others work ---
@@ -433,7 +551,7 @@ def test_an_answer_older_than_the_loss_of_a_call_does_not_release_it(told: Any, 
         answer: tuple[int, Any] = told(tasks[0])
         return answer
 
-    ask(guard, Provider(stale))
+    ask(guard, Provider(stale), unknown_age=0)
     assert [attempt.status for attempt in guard.ledger.attempts(lost_before["taskUUID"])] == ["released", "unresolved"]
 
 

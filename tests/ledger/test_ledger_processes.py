@@ -18,7 +18,8 @@ from ledgers import NOW_US, an_attempt, balance, hold, kill, open_ledger, outcom
 from costguard.budgets import make_budget
 from costguard.errors import LedgerError
 from costguard.ledger.accounting.book import Ledger
-from costguard.ledger.engines import sqlite
+from costguard.ledger.engines import keeping, sqlite
+from costguard.ledger.engines.files import SqliteTx
 from costguard.ledger.owner import Owner, is_dead, this_process
 from costguard.ledger.records import Admitted
 from costguard.money import to_usd
@@ -227,7 +228,7 @@ sys.stdin.read()
     )
     assert shell.stdout is not None
     shell.stdout.readline()
-    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(keeping, "BUSY_TIMEOUT_S", 0.05)
     impatient = open_ledger.__globals__["SqliteEngine"]
     with pytest.raises(LedgerError, match="another program holds a write lock"):
         impatient(path).write(lambda tx: tx.run("UPDATE meta SET value = value"))
@@ -249,7 +250,7 @@ def test_writing_in_the_middle_of_a_transaction_is_refused_and_harms_it_not(ledg
             except LedgerError as error:
                 refusals.append(error)
 
-    def op(tx: sqlite.SqliteTx) -> None:
+    def op(tx: SqliteTx) -> None:
         tx.run("INSERT INTO ceilings VALUES ('before', 1)")
         Finalized()
         tx.run("INSERT INTO ceilings VALUES ('after', 1)")
@@ -262,7 +263,7 @@ def test_writing_in_the_middle_of_a_transaction_is_refused_and_harms_it_not(ledg
 
 
 def test_reading_and_writing_in_the_middle_of_a_read_work(ledger: Ledger) -> None:
-    def op(tx: sqlite.SqliteTx) -> list[object]:
+    def op(tx: SqliteTx) -> list[object]:
         before = tx.all("SELECT count(*) FROM attempts")
         hold(ledger, 7)
         return [before, balance(ledger), tx.all("SELECT count(*) FROM attempts")]

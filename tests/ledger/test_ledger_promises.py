@@ -320,7 +320,7 @@ TestLedgerMachine.settings = settings(
 
 # Tampering
 
-APPEND_ONLY = ("entries", "holds", "lines", "budget_changes", "ceiling_changes")
+APPEND_ONLY = ("entries", "holds", "lines", "budget_changes", "ceiling_changes", "days")
 
 
 @pytest.fixture
@@ -340,8 +340,15 @@ def path(tmp_path: Path) -> Path:
 
 
 TAMPERING = {
-    "meta: the zone is changed": ("UPDATE meta SET value = 'Pacific/Kiritimati'", "days: attempt 1"),
-    "meta: the zone is lost": ("DELETE FROM meta", "days: attempt 4"),
+    "meta: the zone is changed": (
+        "UPDATE meta SET value = 'Pacific/Kiritimati' WHERE key = 'timezone'", "days: 2026-11-22 was cut in Europe"),
+    "meta: the zone is lost": ("DELETE FROM meta", "days: the ledger's zone"),
+    "meta: days are kept from later on": (
+        "UPDATE meta SET value = 'x' WHERE key = 'days_since'", "days: the ledger's zone"),
+    "days: one is lost": ("DELETE FROM days WHERE day = '2026-11-23'", "days: attempt 4"),
+    "days: one begins later": ("UPDATE days SET start_us = start_us + 86400000000", "days: 2026-11-22 .* no zone"),
+    "days: one is moved": (
+        "UPDATE days SET start_us = start_us + 3600000000000, end_us = end_us + 3600000000000", "days: 2026-11-22"),
     "owners: a process is forgotten": ("DELETE FROM owners", "links: .*owner_id"),
     "budgets: the limit is raised": ("UPDATE budgets SET limit_nanos = 10 * limit_nanos", "changes: budget acme"),
     "budgets: it only warns": ("UPDATE budgets SET action = 'warn'", "changes: budget acme"),
@@ -355,6 +362,8 @@ TAMPERING = {
     "balances: spent is lowered": ("UPDATE balances SET spent = spent - 1", "balances: budget acme per month"),
     "balances: held is lowered": ("UPDATE balances SET held = 0", "balances: budget acme per month"),
     "balances: the window is moved": ("UPDATE balances SET window_us = window_us + 1", "balances: budget acme"),
+    "balances: the window ends later": (
+        "UPDATE balances SET end_us = end_us + 86400000000 * 9", "balances: .* no month"),
     "alerts: of no budget": ("UPDATE alerts SET budget_id = 99", "links: .*alerts"),
     "attempts: charged is lowered": ("UPDATE attempts SET charged = 1 WHERE id = 1", "journal: attempt 1"),
     "attempts: held is freed": ("UPDATE attempts SET held = 0 WHERE id = 3", "journal: attempt 3"),
@@ -373,7 +382,7 @@ TAMPERING = {
     "entries: removed": ("DELETE FROM entries WHERE kind = 'release'", "journal: attempt 2"),
     "holds: the balance seen": ("UPDATE holds SET held = 0 WHERE per = 'month'", "admissions: attempt 2"),
     "holds: the limit seen": ("UPDATE holds SET limit_nanos = 10000000", "changes: .*never set"),
-    "holds: the window": ("UPDATE holds SET window_us = window_us + 1 WHERE per = 'month'", "changes: .*no month"),
+    "holds: the window": ("UPDATE holds SET window_us = window_us + 1 WHERE per = 'month'", "changes: .*is no month"),
     "holds: of no attempt": ("UPDATE holds SET attempt_id = 99 WHERE attempt_id = 3", "links: .*holds"),
     "entries: a charge is removed": ("DELETE FROM entries WHERE kind = 'charge'", "journal: attempt 1"),
     "entries: a charge of another attempt": (

@@ -10,7 +10,7 @@ import pytest
 from ledgers import NOW_US, a_charge, an_attempt, open_ledger, verified
 
 from costguard.ledger.engines import schema
-from costguard.ledger.records import Admitted, Observation
+from costguard.ledger.records import Admitted, Observation, Refused
 
 LOWER = "aaaaaaaa-0000-4000-8000-00000000000a"
 UPPER = LOWER.upper()
@@ -75,4 +75,54 @@ def test_a_task_sent_again_in_another_spelling_is_asked_for_in_the_newest(path: 
     for spelling in (UPPER, None):
         ledger.admit("a", NOW_US, [an_attempt(7, task_uuid=LOWER)._replace(spelling=spelling)])
     assert ledger.spellings([LOWER]) == {LOWER: LOWER}
+    ledger.close()
+
+
+BUDGETED = """
+INSERT INTO budgets VALUES (1, 'acme', 'month', 1000, 'Asia/Almaty', 'block', '[50]', 1, 0);
+INSERT INTO budget_changes (at_us, change, project, per, limit_nanos, timezone, action, warn_at, floor_tokens, wait_ms)
+  VALUES (1795348800000000, 'set', 'acme', 'month', 1000, 'Asia/Almaty', 'block', '[50]', 1, 0);
+INSERT INTO balances VALUES (1, 1793473200000000, 0, 100);
+INSERT INTO holds VALUES (1, 1, 'acme', 'month', 1793473200000000, 1796065200000000, 1000, 0, 0, 1);
+"""
+"""And what schema 3 keeps of a budget that it was admitted under."""
+
+
+def test_balances_of_an_older_schema_begin_anew_with_what_their_windows_contain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ledger.db"
+    connection = sqlite3.connect(path, isolation_level=None)
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:3])
+        schema.migrate(connection)
+    connection.executescript(RELEASED + BUDGETED)
+    connection.close()
+    ledger = open_ledger(path)
+    assert verified(ledger)
+    assert [(one.spent, one.held) for one in ledger.balances(NOW_US)] == [(0, 100)]
+    assert isinstance(ledger.admit("acme", NOW_US, [an_attempt(901)]), Refused)
+    assert isinstance(ledger.admit("acme", NOW_US, [an_attempt(900)]), Admitted)
+    assert [change.who for change in ledger.changes()] == [None]
+    assert verified(ledger)
+    ledger.close()
+
+
+def test_days_that_were_booked_before_they_were_kept_must_be_near_their_admission(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ledger.db"
+    connection = sqlite3.connect(path, isolation_level=None)
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:3])
+        schema.migrate(connection)
+    connection.executescript(RELEASED)
+    connection.close()
+    ledger = open_ledger(path)
+    with sqlite3.connect(path) as connection:
+        for day, fits in (("2026-11-23", True), ("2026-11-24", False), ("2026-11-20", False), ("2026-11-21", True)):
+            connection.execute("UPDATE attempts SET day = ?", (day,))
+            connection.commit()
+            assert ledger.verify().ok is fits
+    connection.close()
     ledger.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,8 +99,7 @@ def bills(draw: st.DrawFn, *, named: bool = False, attempts: int = 3, results: i
 @contextmanager
 def a_ledger(bill: Sequence[Sequence[Result]]) -> Iterator[tuple[Ledger, list[int]]]:
     """A ledger in which the task was sent as often as it was billed, with its attempts' ids."""
-    with tempfile.TemporaryDirectory() as folder:
-        ledger = open_ledger(Path(folder) / "ledger.db")
+    with tempfile.TemporaryDirectory() as folder, closing(open_ledger(Path(folder) / "ledger.db")) as ledger:
         ledger.set_budget(make_budget("/", "1", per="total", warn_at=(50, 100)), NOW_US)
         ids: list[int] = []
         for results in bill:
@@ -109,7 +108,6 @@ def a_ledger(bill: Sequence[Sequence[Result]]) -> Iterator[tuple[Ledger, list[in
             assert isinstance(admitted, Admitted)
             ids += admitted.attempt_ids
         yield ledger, ids
-        ledger.close()
 
 
 def answer(ledger: Ledger, attempt_id: int, results: Sequence[tuple[str, Charge]]) -> None:

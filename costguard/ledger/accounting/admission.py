@@ -6,8 +6,10 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from costguard.budgets import day_of
-from costguard.ledger.accounting.limits import Limits, State
+from costguard.budgets import Window, day_at
+from costguard.ledger.accounting.limits import State
+from costguard.ledger.accounting.setting import Setting
+from costguard.ledger.accounting.sql import bounds
 from costguard.ledger.engine import Tx
 from costguard.ledger.owner import this_process
 from costguard.ledger.records import Admitted, Alert, NewAttempt, Refused, Unpriced
@@ -16,10 +18,16 @@ EXCEEDED = "exceeded"
 """The alert of a window's first refusal, beside the percents."""
 
 
-class Admissions(Limits):
+_Owner = tuple[int, int]
+_Cut = tuple[str, Window]
+
+
+class Admissions(Setting):
     """The part of `Ledger` that says yes or no."""
 
-    _owner: tuple[int, int] | None = None
+    _owner: _Owner | None = None
+    _cut: _Cut | None = None
+    """The last day that is known to be kept in the ledger as it was cut."""
 
     def admit(
         self, project: str, at_us: int, tasks: Sequence[NewAttempt], *, enforce: bool = True
@@ -29,9 +37,9 @@ class Admissions(Limits):
         With `enforce` a hard budget (action other than `warn`) without room refuses them all, and so
         does a task without a worst case; otherwise everything is held and said in `over`.
         """
-        result, owner = self._engine.write(lambda tx: self._admit(tx, project, at_us, tasks, enforce))
-        if owner is not None:
-            self._owner = owner
+        result, memory = self._engine.write(lambda tx: self._admit(tx, project, at_us, tasks, enforce))
+        if memory is not None:
+            self._owner, self._cut = memory
         if isinstance(result, Refused) and result.held and result.window:
             # Read afterwards: other writers need not wait while the open attempts are looked through.
             attempts = self.open_attempts(result.budget.project, result.window)
@@ -41,8 +49,8 @@ class Admissions(Limits):
 
     def _admit(
         self, tx: Tx, project: str, at_us: int, tasks: Sequence[NewAttempt], enforce: bool
-    ) -> tuple[Admitted | Refused | Unpriced, tuple[int, int] | None]:
-        states = self._states(tx, project, at_us)
+    ) -> tuple[Admitted | Refused | Unpriced, tuple[_Owner, _Cut] | None]:
+        states, places = self._states(tx, project, at_us)
         uppers = [task.upper if task.upper is not None else self._ceiling(tx, task) for task in tasks]
         if enforce and None in uppers:
             hard = next((state.budget for state in states if state.budget.hard), None)
@@ -55,7 +63,11 @@ class Admissions(Limits):
             state, requested = min(unfit, key=lambda found: found[0].remaining)
             return Refused(state.budget, state.window, requested, state.remaining, 0, state.held), None
 
-        day = day_of(self.timezone, at_us)
+        cut = day_at(self.timezone, at_us)
+        day = cut[0]
+        if cut != self._cut:
+            row = (day, *bounds(cut[1]), self.timezone)
+            tx.run("INSERT INTO days VALUES (?,?,?,?) ON CONFLICT DO NOTHING", row)
         owner = self._owner_id(tx)
         ids: list[int] = []
         held = 0
@@ -88,12 +100,9 @@ class Admissions(Limits):
             [(at_us, attempt_id, amount) for attempt_id, amount in zip(ids, amounts, strict=True)],
         )
         tx.many("INSERT INTO holds VALUES (?,?,?,?,?,?,?,?,?,?)", holds)
-        tx.many(
-            "UPDATE balances SET held = held + ? WHERE budget_id = ? AND window_us = ?",
-            [(total, state.budget_id, state.window.start_us) for state in states if state.window],
-        )
+        self._move(tx, places, 0, total)
         over = () if enforce else tuple(state.budget for state, _ in unfit)
-        return Admitted(tuple(ids), tuple(uppers), over), owner
+        return Admitted(tuple(ids), tuple(uppers), over), (owner, cut)
 
     @staticmethod
     def _unfit(states: Iterable[State], amounts: Sequence[int], total: int) -> list[tuple[State, int]]:
@@ -116,7 +125,7 @@ class Admissions(Limits):
             if found is None or not self._claim(tx, found[0], window, EXCEEDED, at_us):
                 return ()
             spent, _ = self._balance(tx, found[0], window) or (0, 0)
-            return (Alert(budget, window, None, spent),)
+            return (Alert(budget, window, None, spent, refused.held, refused.busy),)
 
         return self._engine.write(op)
 

@@ -15,6 +15,9 @@ from costguard.ledger.charges import BEYOND_NOTE, WEAK, Basis, Charge, Line, mer
 from costguard.ledger.engine import Tx
 from costguard.ledger.records import Accept, Alert, Doubt, Ending, Observation, Release, Settle
 
+UNKNOWN_AGE_US = 24 * 3_600 * 1_000_000
+"""By default a task that the provider does not know may still be at work for so long: no work takes longer."""
+
 OPEN = ("held", "unresolved")
 """Statuses of attempts whose money is set aside."""
 
@@ -58,7 +61,7 @@ class Endings(Posting):
                 case Doubt():
                     self._mark(tx, at_us, attempt, "unresolved", ending.reason, ending.evidence)
                 case Accept():
-                    self._mark(tx, at_us, attempt, attempt.status, "accepted, the result is to come")
+                    self._mark(tx, at_us, attempt, attempt.status, "accepted, the result is to come", accepted=1)
         return alerts
 
     def _settle(
@@ -105,13 +108,19 @@ class Endings(Posting):
 
     @staticmethod
     def _mark(
-        tx: Tx, at_us: int, attempt: Attempt, status: str, reason: str, evidence: Mapping[str, object] | None = None
+        tx: Tx,
+        at_us: int,
+        attempt: Attempt,
+        status: str,
+        reason: str,
+        evidence: Mapping[str, object] | None = None,
+        accepted: int | None = None,
     ) -> None:
         """The request is over and no money moves: say how it stands."""
         tx.run(
             "UPDATE attempts SET status = ?, reason = ?, evidence = coalesce(?, evidence),"
-            " ended_us = coalesce(ended_us, ?) WHERE id = ?",
-            (status, reason, json.dumps(dict(evidence)) if evidence else None, at_us, attempt.id),
+            " ended_us = coalesce(ended_us, ?), accepted = coalesce(?, accepted) WHERE id = ?",
+            (status, reason, json.dumps(dict(evidence)) if evidence else None, at_us, accepted, attempt.id),
         )
 
     def observe(self, at_us: int, seen: Observation) -> tuple[tuple[Alert, ...], int]:
@@ -159,9 +168,23 @@ class Endings(Posting):
             elif seen.release is not None:
                 alerts += self._post(tx, at_us, attempt, 0, None, "released", seen.release)
                 changes += 1
+                if seen.whole and seen.results:  # the record of an earlier attempt: this one's may come yet
+                    self._ask_again(tx, attempt.id, at_us + UNKNOWN_AGE_US)
         if seen.whole and seen.settled_all:
             tx.run("UPDATE attempts SET unconfirmed = NULL WHERE task_uuid = ? AND unconfirmed = 1", (seen.task_uuid,))
+            self._was_asked(tx, seen.task_uuid, at_us)
+        elif seen.whole:
+            tx.run("UPDATE attempts SET accepted = 1 WHERE task_uuid = ? AND held > 0", (seen.task_uuid,))
         return changes
+
+    @staticmethod
+    def _ask_again(tx: Tx, attempt_id: int, ask_us: int) -> None:
+        tx.run("UPDATE attempts SET ask_us = ? WHERE id = ?", (ask_us, attempt_id))
+
+    @staticmethod
+    def _was_asked(tx: Tx, task_uuid: str, at_us: int) -> None:
+        """Whatever of a task was due to be asked for once more, was."""
+        tx.run("UPDATE attempts SET ask_us = 0 WHERE task_uuid = ? AND ask_us BETWEEN 1 AND ?", (task_uuid, at_us))
 
     def _book(self, tx: Tx, at_us: int, seen: Observation, key: str, charge: Charge) -> list[Alert]:
         """Charge one newly seen result."""
@@ -170,8 +193,12 @@ class Endings(Posting):
             return []
         attempt = next((a for a in attempts if a.status in OPEN), None)
         if attempt is None:
-            alerts = self._withdraw(tx, at_us, seen.task_uuid)
-            attempt = self._attempt(tx, attempts[-1].id)
+            # One that was only released because nobody knew of it is the one that was billed after all.
+            alerts = []
+            attempt = next((a for a in attempts if a.ask_us is not None and a.seen < a.results), None)
+            if attempt is None:
+                alerts = self._withdraw(tx, at_us, seen.task_uuid)
+                attempt = self._attempt(tx, attempts[-1].id)
             return alerts + self._post(tx, at_us, attempt, 0, charge, "settled", seen.reason, key=key)
         held, is_missing = _share(attempt, attempt.seen + charge.results)
         status = attempt.status if is_missing else "settled"
@@ -222,24 +249,31 @@ class Endings(Posting):
         return alerts
 
     def release_unknown(
-        self, at_us: int, task_uuid: str, min_age_us: int, reason: str, over: frozenset[int] | None = None
+        self, at_us: int, task_uuid: str, unknown_age_us: int, reason: str, over: frozenset[int] | None = None
     ) -> tuple[Alert, ...]:
-        """Release the open attempts of a task that the provider does not know, never a live one.
+        """Release the open attempts of a task that the provider does not know, once `unknown_age_us` old.
 
-        An attempt is live while the process that sent it runs, unless its request ended over `min_age_us` ago.
-        `over`: the attempts that were over when the provider was asked; None: judge it now.
+        That is counted from the admission, whatever became of their sender: a record may be written only when the
+        work is done. Never one whose request is under way, nor one that the provider took. What is released is to
+        be asked for once more, as much later. `over`: the attempts that were over when the provider was asked;
+        None: judge it now.
         """
 
         def op(tx: Tx) -> list[Alert]:
             alerts = []
             fates: dict[int, bool | None] = {}
             for attempt in self._attempts(tx, task_uuid):
-                aged = attempt.ended_us is not None and at_us - attempt.ended_us > min_age_us
-                if not (aged or self._is_lost(tx, attempt, fates)) or not self._is_over(tx, attempt, over, fates):
+                is_open = attempt.status in OPEN
+                if at_us - attempt.at_us < unknown_age_us or (is_open and attempt.accepted):
                     continue
-                if attempt.status in OPEN:
+                if not self._is_over(tx, attempt, over, fates):
+                    continue
+                if is_open:
                     alerts += self._post(tx, at_us, attempt, 0, None, _freed(attempt), reason)
+                    # At least a moment later: what was just asked is not asked again at once.
+                    self._ask_again(tx, attempt.id, at_us + max(unknown_age_us, 1))
                 tx.run("UPDATE attempts SET unconfirmed = NULL WHERE id = ? AND unconfirmed = 1", (attempt.id,))
+            self._was_asked(tx, task_uuid, at_us)
             return alerts
 
         return tuple(self._engine.write(op))

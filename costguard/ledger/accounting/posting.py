@@ -73,14 +73,7 @@ class Posting(Limits):
         )
         path, found = self._balances(tx, attempt.project, attempt.at_us)
         # A window without a balance is summed up from the attempts when it is next looked at.
-        tx.many(
-            "UPDATE balances SET spent = spent + ?, held = held + ? WHERE budget_id = ? AND window_us = ?",
-            [
-                (spent, freed, budget_id, window.start_us)
-                for budget_id, _, window in path.budgets
-                if window and budget_id in found
-            ],
-        )
+        self._move(tx, path.places, spent, freed)
         alerts = []
         for budget_id, budget, window in path.budgets:
             if spent and window and budget.warn_at and budget_id in found:

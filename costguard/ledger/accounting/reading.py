@@ -5,17 +5,18 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from costguard.budgets import ALL_TIME, Budget, Window, window_at
 from costguard.ledger.accounting.results import Booked
-from costguard.ledger.accounting.sql import STANDING, admitted_in, charged_and_held, covered, marks
+from costguard.ledger.accounting.sql import STANDING, admitted_in, bounds, charged_and_held, covered, marks
 from costguard.ledger.charges import Charge, Line
 from costguard.ledger.engine import Engine, Tx
 from costguard.ledger.owner import Owner, is_dead
 from costguard.ledger.records import Balance, TaskRow
 from costguard.money import sum_known
-from costguard.projects import ancestors
+from costguard.projects import ancestors, is_default, like
 
 BUDGET = "id, project, per, limit_nanos, timezone, action, warn_at, floor_tokens, wait_ms"
 
@@ -52,6 +53,10 @@ class Attempt(NamedTuple):
     host: str
     spelling: str | None
     """How the caller wrote `task_uuid`, None where that is how."""
+    accepted: int | None
+    """1 if the provider once took the task."""
+    ask_us: int | None
+    """Released because the provider did not know it: when it is to be asked for once more, 0 once it was."""
 
 
 ATTEMPT = ", ".join(Attempt._fields)
@@ -63,6 +68,14 @@ def read_budget(
 ) -> Budget:
     """A budget from its row (`BUDGET` without the id)."""
     return Budget(project, per, limit, timezone, action, tuple(json.loads(warn_at)), floor, wait_ms)
+
+
+def terms(budget: Budget) -> tuple[int, str, str, str, int, int]:
+    """What a budget's row and its changes keep of it, beside its project and period."""
+    return (
+        budget.limit_nanos, budget.timezone, budget.action, json.dumps(budget.warn_at), budget.floor_tokens,
+        budget.wait_ms,
+    )  # fmt: skip
 
 
 class Reading:
@@ -79,37 +92,76 @@ class Reading:
         return self._engine.read(lambda tx: dict(tx.all("SELECT name, nanos FROM ceilings ORDER BY name")))
 
     def budgets(self) -> list[Budget]:
-        """All budgets, by project and period."""
-        rows = self._engine.read(lambda tx: tx.all(f"SELECT {BUDGET} FROM budgets ORDER BY project, per"))
+        """All budgets that were set, by project and period."""
+        rows = self._engine.read(
+            lambda tx: tx.all(f"SELECT {BUDGET} FROM budgets WHERE like_id IS NULL ORDER BY project, per")
+        )
         return [read_budget(*row[1:]) for row in rows]
+
+    def covering(self, project: str) -> list[Budget]:
+        """The budgets that a call of `project` is held in, those by default as the child's own."""
+        return [budget for _, budget, _ in self._engine.read(lambda tx: self._covering(tx, project))]
+
+    @staticmethod
+    def _covering(tx: Tx, project: str) -> list[tuple[int | None, Budget, int | None]]:
+        """Each budget that covers `project`: its row's id, None if it has none yet, and its default's id, None if set.
+
+        A default (`acme/*`) stands for a budget like it on each child that has none of its own for that period.
+        """
+        covering = ancestors(project)
+        names = (*covering, *(name for name in map(like, covering) if name))
+        found = {}
+        defaults = {}
+        for budget_id, name, per, *rest, like_id in tx.all(
+            f"SELECT {BUDGET}, like_id FROM budgets WHERE project IN ({marks(len(names))}) ORDER BY id", names
+        ):
+            budget = read_budget(name, per, *rest)
+            if is_default(name):
+                defaults[name, per] = budget_id, budget
+            else:
+                found[name, per] = budget_id, budget, like_id
+        for child in covering[:-1] if defaults else ():
+            for (name, per), (default_id, budget) in defaults.items():
+                if name == like(child):
+                    found.setdefault((child, per), (None, replace(budget, project=child), default_id))
+        return list(found.values())
 
     def balances(self, at_us: int, project: str | None = None) -> list[Balance]:
         """Each budget's window at `at_us`; with `project` those on its path and below it.
 
-        A `task` budget has no window: it shows an empty one with nothing spent or held.
+        A `task` budget has no window: it shows an empty one with nothing spent or held. Of a default, each child
+        is shown that spent or holds something, and the one on the path of `project`.
         """
 
         def op(tx: Tx) -> list[Balance]:
-            found = []
-            for row in tx.all(f"SELECT {BUDGET} FROM budgets ORDER BY project, per"):
-                budget = read_budget(*row[1:])
-                if project is not None and not _related(budget.project, project):
-                    continue
-                if budget.per == "task":
-                    found.append(Balance(budget, Window(0, None), 0, 0))
-                    continue
-                window = window_at(budget.per, budget.timezone, at_us)
-                spent, held = self._balance(tx, row[0], window) or charged_and_held(tx, budget.project, window)
-                found.append(Balance(budget, window, spent, held))
-            return found
+            found = {}
+            for budget_id, budget, _ in self._covering(tx, project) if project is not None else ():
+                found[budget.project, budget.per] = self._balance_at(tx, budget_id, budget, at_us)
+            for budget_id, *rest in tx.all(
+                f"SELECT {BUDGET} FROM budgets WHERE like_id IS NULL OR EXISTS (SELECT 1 FROM balances w WHERE"
+                " w.budget_id = budgets.id AND w.window_us <= ? AND w.end_us > ? AND (w.spent <> 0 OR w.held <> 0))",
+                (at_us, at_us),
+            ):
+                budget = read_budget(*rest)
+                key = budget.project, budget.per
+                if not is_default(budget.project) and (project is None or project in ancestors(budget.project)):
+                    found[key] = found.get(key) or self._balance_at(tx, budget_id, budget, at_us)
+            return [found[key] for key in sorted(found)]
 
         return self._engine.read(op)
+
+    def _balance_at(self, tx: Tx, budget_id: int | None, budget: Budget, at_us: int) -> Balance:
+        if budget.per == "task":
+            return Balance(budget, ALL_TIME, 0, 0)
+        window = window_at(budget.per, budget.timezone, at_us)
+        kept = None if budget_id is None else self._balance(tx, budget_id, window)
+        return Balance(budget, window, *(kept or charged_and_held(tx, budget.project, window)))
 
     @staticmethod
     def _balance(tx: Tx, budget_id: int, window: Window) -> tuple[int, int] | None:
         row = tx.one(
-            "SELECT spent, held FROM balances WHERE budget_id = ? AND window_us = ?",
-            (budget_id, window.start_us),
+            "SELECT spent, held FROM balances WHERE budget_id = ? AND window_us = ? AND end_us = ?",
+            (budget_id, *bounds(window)),
         )
         return (row[0], row[1]) if row else None
 
@@ -251,6 +303,18 @@ class Reading:
             ]
         )
 
+    def to_ask_again(self, at_us: int) -> list[str]:
+        """Tasks of which something was released unknown to the provider, and that are due to be asked for once more."""
+        return self._engine.read(
+            lambda tx: [
+                row[0]
+                for row in tx.all(
+                    "SELECT DISTINCT task_uuid FROM attempts WHERE ask_us > 0 AND ask_us <= ? ORDER BY task_uuid",
+                    (at_us,),
+                )
+            ]
+        )
+
     def spellings(self, task_uuids: Sequence[str]) -> dict[str, str]:
         """The callers' own spelling of each of these tasks that is in the ledger: that of its newest attempt."""
         rows = self._engine.read(
@@ -302,7 +366,3 @@ def over_by_task(attempts: Iterable[Attempt]) -> dict[str, frozenset[int]]:
         ids = {attempt.id} if attempt.ended_us is not None or attempt.status == "unresolved" else frozenset[int]()
         found[attempt.task_uuid] = found.get(attempt.task_uuid, frozenset()) | ids
     return found
-
-
-def _related(budget_project: str, project: str) -> bool:
-    return budget_project in ancestors(project) or project in ancestors(budget_project)

@@ -7,6 +7,9 @@ import functools
 from costguard.budgets import Window
 from costguard.ledger.engine import Tx
 
+FOREVER_US = 2**63 - 1
+"""How a balance keeps the end of a window that has none."""
+
 STANDING = (
     "c.replaces IS NULL"
     " AND NOT EXISTS (SELECT 1 FROM charges r WHERE r.attempt_id = c.attempt_id AND r.replaces = c.seq)"
@@ -32,6 +35,11 @@ def admitted_in(window: Window) -> tuple[str, tuple[int, ...]]:
     if window.end_us is None:
         return "at_us >= ?", (window.start_us,)
     return "at_us >= ? AND at_us < ?", (window.start_us, window.end_us)
+
+
+def bounds(window: Window) -> tuple[int, int]:
+    """A window's start and end as a balance keeps them."""
+    return window.start_us, FOREVER_US if window.end_us is None else window.end_us
 
 
 def charged_and_held(tx: Tx, project: str, window: Window) -> tuple[int, int]:

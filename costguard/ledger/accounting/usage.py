@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import date, timedelta
 
 from costguard.budgets import day_of
 from costguard.errors import ConfigurationError
@@ -11,6 +12,7 @@ from costguard.ledger.accounting.reading import Reading
 from costguard.ledger.accounting.sql import STANDING, covered, marks
 from costguard.ledger.engine import Tx
 from costguard.ledger.records import Settled, UsageRow
+from costguard.projects import ancestors
 
 TOKEN_COMPONENTS = ("prompt", "cache", "completion", "unitemized")
 """Components whose quantity counts tokens; the others count uses, or nothing."""
@@ -77,12 +79,14 @@ class Usage(Reading):
 
     def mean_completion(self, project: str, model: str, at_us: int) -> int | None:
         """Mean completion tokens of a result of this project and model over `HISTORY_DAYS`; None without any."""
-        first_day = day_of(self.timezone, max(0, at_us - HISTORY_DAYS * 86_400_000_000))
+        today = date.fromisoformat(day_of(self.timezone, at_us))
+        # Each day by its name: a few rows of the key, where a range of days would be all projects' rows.
+        days = [(today - timedelta(days=n)).isoformat() for n in range(HISTORY_DAYS + 1)]
         row = self._engine.read(
             lambda tx: tx.one(
                 "SELECT sum(quantity), sum(results) FROM rollups"
-                " WHERE day >= ? AND project = ? AND model = ? AND component = 'completion'",
-                (first_day, project, model),
+                f" WHERE day IN ({marks(len(days))}) AND project = ? AND model = ? AND component = 'completion'",
+                (*days, project, model),
             )
         )
         return -(-row[0] // row[1]) if row and row[1] else None
@@ -115,6 +119,21 @@ class Usage(Reading):
             return [one for attempt_id, one in found.items() if attempt_id not in own]
 
         return self._engine.read(op)
+
+    def named(self, what: str) -> list[str]:
+        """Every project, model or month (`YYYY-MM`) of this ledger's tasks, sorted; of projects also those above
+        them, and those with a budget. Reads all attempts: for hints, not for calls.
+        """
+        column = {"project": "project", "model": "model", "month": "substr(day, 1, 7)"}[what]
+
+        def op(tx: Tx) -> set[str]:
+            found = {name for (name,) in tx.each(f"SELECT DISTINCT {column} FROM attempts")}
+            if what == "project":
+                found |= {name for (name,) in tx.each("SELECT project FROM budgets WHERE like_id IS NULL")}
+                found = {path for name in found for path in ancestors(name)}
+            return found
+
+        return sorted(self._engine.read(op))
 
     def media_counts(self, digests: Sequence[str]) -> dict[str, dict[str, int]]:
         """What the media with these digests were billed as: digest -> tokens of one result by modality."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from datetime import date
 
-from costguard.budgets import Window, day_of, window_at
-from costguard.ledger.accounting.sql import charged_and_held
+from costguard.budgets import Window, from_us, is_like
+from costguard.ledger.accounting.sql import FOREVER_US, charged_and_held
 from costguard.ledger.engine import Tx
 from costguard.ledger.records import Verification
 from costguard.money import to_text
-from costguard.projects import ancestors
+from costguard.projects import ancestors, like
 
 
 def verify(tx: Tx) -> Verification:
@@ -106,14 +107,32 @@ def _links(tx: Tx) -> Findings:
 
 
 def _days(tx: Tx) -> Findings:
-    """Every attempt is reported on the day of its admission, in the ledger's zone."""
-    row = tx.one("SELECT value FROM meta WHERE key = 'timezone'")
-    if row is None:
-        yield "the ledger's zone is missing"
+    """Every attempt is reported on the day that it was admitted in, as that day was cut then.
+
+    Not as it would be cut now: the rules of a zone change, and what was booked stays booked.
+    """
+    kept = dict(tx.all("SELECT key, value FROM meta WHERE key IN ('timezone', 'days_since')"))
+    if len(kept) < 2 or not kept["days_since"].isdecimal():
+        yield "the ledger's zone, or since when it keeps days, is not known"
         return
+    cuts: dict[str, list[Window]] = defaultdict(list)
+    for day, start, end, zone in tx.each("SELECT day, start_us, end_us, timezone FROM days"):
+        cuts[day].append(Window(start, end))
+        if zone != kept["timezone"]:
+            yield f"{day} was cut in {zone}; the ledger's zone is {kept['timezone']}"
+        elif not (is_like("day", cuts[day][-1]) and _is_near(day, start)):
+            yield f"{day} was cut from {start} to {end}, where no zone has it"
+        else:
+            yield None
     for attempt_id, at_us, day in tx.each("SELECT id, at_us, day FROM attempts"):
-        expected = day_of(row[0], at_us)
-        yield None if day == expected else f"attempt {attempt_id} is booked on {day}, it was admitted on {expected}"
+        before = attempt_id <= int(kept["days_since"])
+        fits = _is_near(day, at_us) if before else any(start <= at_us < (end or 0) for start, end in cuts[day])
+        yield None if fits else f"attempt {attempt_id} is booked on {day}, it was not admitted on that day"
+
+
+def _is_near(day: str, at_us: int) -> bool:
+    """True if the clocks of some zone can show `day` (ISO) at `at_us`: they are less than a day from UTC."""
+    return abs(date.fromisoformat(day).toordinal() - from_us(at_us).toordinal()) <= 1
 
 
 def _rollups(tx: Tx) -> Findings:
@@ -141,15 +160,15 @@ def _rollups(tx: Tx) -> Findings:
 
 
 def _balances(tx: Tx) -> Findings:
-    """For every window: spent is the sum of charges, held the sum of open holds admitted in it."""
-    for project, per, timezone, window_us, spent, held in tx.each(
-        "SELECT b.project, b.per, b.timezone, w.window_us, w.spent, w.held"
+    """For every window, as it was cut when it began: spent is the sum of charges, held that of the holds still open."""
+    for project, per, start, end, spent, held in tx.each(
+        "SELECT b.project, b.per, w.window_us, w.end_us, w.spent, w.held"
         " FROM balances w JOIN budgets b ON b.id = w.budget_id"
     ):
-        window = window_at(per, timezone, window_us)
-        true = charged_and_held(tx, project, Window(window_us, window.end_us))
-        if window.start_us != window_us:
-            yield f"budget {project} per {per} has a balance for {window_us}, where no {per} of {timezone} begins"
+        window = Window(start, None if end == FOREVER_US else end)
+        true = charged_and_held(tx, project, window)
+        if not is_like(per, window):
+            yield f"budget {project} per {per} has a balance from {start} to {end}, which is no {per}"
         elif (spent, held) == true:
             yield None
         else:
@@ -170,7 +189,6 @@ def _changes(tx: Tx) -> Findings:
     """Budgets and ceilings stand as they were last set, and admissions saw only what was set at some time."""
     last: dict[tuple[str, str], tuple[object, ...] | None] = {}
     limits: dict[tuple[str, str], set[int]] = defaultdict(set)
-    zones: dict[tuple[str, str], set[str]] = defaultdict(set)
     for change, project, per, *terms in tx.each(
         f"SELECT change, project, per, {_TERMS} FROM budget_changes ORDER BY id"
     ):
@@ -178,20 +196,29 @@ def _changes(tx: Tx) -> Findings:
         if change == "set":
             last[project, per] = tuple(terms)
             limits[project, per].add(terms[0])
-            zones[project, per].add(terms[1])
-    for project, per, *terms in tx.each(f"SELECT project, per, {_TERMS} FROM budgets"):
+    made = {}
+    for project, per, *terms, default in tx.each(
+        f"SELECT b.project, b.per, {', '.join(f'b.{term}' for term in _TERMS.split(', '))}, d.project"
+        " FROM budgets b LEFT JOIN budgets d ON d.id = b.like_id AND d.per = b.per ORDER BY b.like_id IS NULL"
+    ):
+        if default is not None and default == like(project):
+            made[project, per] = tuple(terms), last.get((default, per))
+            continue
         agrees = last.pop((project, per), None) == tuple(terms)
         yield None if agrees else f"budget {project} per {per} is not as it was last set"
+    for (project, per), (terms_now, terms_set) in made.items():
+        agrees = terms_now == terms_set and last.get((project, per)) is None
+        yield None if agrees else f"budget {project} per {per} is not like the default it was made after"
     for (project, per), terms_set in last.items():
         yield None if terms_set is None else f"budget {project} per {per} was set and is missing"
     for project, per, limit, start, end in tx.each(
         "SELECT DISTINCT project, per, limit_nanos, window_us, window_end_us FROM holds"
     ):
         where = f"an admission under {project} per {per}"
-        if limit not in limits[project, per]:
+        if limit not in limits[project, per] and limit not in limits[like(project) or "", per]:
             yield f"{where} saw the limit {to_text(limit)}, which was never set"
-        elif per != "task" and not any(window_at(per, zone, start) == (start, end) for zone in zones[project, per]):
-            yield f"{where} saw a window from {start} to {end}, where no {per} of its zones lies"
+        elif per != "task" and not is_like(per, Window(start, end)):
+            yield f"{where} saw a window from {start} to {end}, which is no {per}"
         else:
             yield None
     ceilings = dict(tx.all("SELECT name, nanos FROM ceiling_changes ORDER BY id"))

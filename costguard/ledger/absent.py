@@ -1,0 +1,77 @@
+"""What stands in for a ledger that could not be opened, so that a program in mode `observe` goes on."""
+
+from __future__ import annotations
+
+import logging
+from typing import NoReturn
+
+from costguard.budgets import Budget
+from costguard.errors import LedgerError
+from costguard.ledger.records import Balance
+
+log = logging.getLogger("costguard")
+
+
+class NoLedger:
+    """Forgets what a program writes, and says so in the log; has no budgets, no ceilings and no history.
+
+    Everything else that is asked of it raises the LedgerError that `why` gave.
+    """
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    def set_budget(self, budget: Budget, *_: object, **__: object) -> Budget:
+        """Not set."""
+        self._forgotten(f"the budget on {budget}")
+        return budget
+
+    def remove_budget(self, *_: object, **__: object) -> bool:
+        """There is none."""
+        return False
+
+    def set_ceiling(self, name: str, *_: object, **__: object) -> None:
+        """Not set."""
+        self._forgotten(f"the ceiling of {name}")
+
+    def remove_ceiling(self, *_: object, **__: object) -> bool:
+        """There is none."""
+        return False
+
+    def budgets(self) -> list[Budget]:
+        """None."""
+        return []
+
+    def named(self, *_: object) -> list[str]:
+        """None."""
+        return []
+
+    def balances(self, *_: object, **__: object) -> list[Balance]:
+        """None."""
+        return []
+
+    def ceilings(self) -> dict[str, int]:
+        """None."""
+        return {}
+
+    def mean_completion(self, *_: object, **__: object) -> None:
+        """Unknown."""
+
+    def media_key(self) -> bytes:
+        """Any: nothing is found by it."""
+        return b"\0"
+
+    def media_counts(self, *_: object, **__: object) -> dict[str, dict[str, int]]:
+        """None."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def _forgotten(self, what: str) -> None:
+        log.error("%s is not kept (mode observe): %s", what, self._why)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise LedgerError(self._why)

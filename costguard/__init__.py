@@ -6,18 +6,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from costguard.budgets import Budget
-    from costguard.errors import (ConfigurationError, CostguardError, InvalidRequest, LedgerError, PriceFileError)
-    from costguard.refusals import BudgetExceeded, UnpricedTask
+    from costguard.errors import ConfigurationError, CostguardError, InvalidRequest, LedgerError, PriceFileError
     from costguard.estimating.estimate import Estimate
     from costguard.exchange.receipt import Receipt
-    from costguard.guard import BudgetStatus, Guard
+    from costguard.guard import Guard
     from costguard.ledger.records import Alert
+    from costguard.ledger.standing import BudgetStatus
+    from costguard.refusals import BudgetExceeded, UnpricedTask
 
 _HOMES = {
     "Alert": "ledger.records",
     "Budget": "budgets",
     "BudgetExceeded": "refusals",
-    "BudgetStatus": "guard",
+    "BudgetStatus": "ledger.standing",
     "ConfigurationError": "errors",
     "CostguardError": "errors",
     "Estimate": "estimating.estimate",

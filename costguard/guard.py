@@ -6,11 +6,12 @@ import contextlib
 import functools
 import logging
 import os
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar, cast
 
 from costguard import clients, money
 from costguard.budgets import Budget, make_budget, to_us
@@ -18,17 +19,22 @@ from costguard.errors import ConfigurationError, LedgerError
 from costguard.estimating.estimate import Estimate
 from costguard.estimating.media import parse_media_max
 from costguard.exchange import reconcile as asking
+from costguard.exchange import reopening
+from costguard.exchange.alerting import Alerts
 from costguard.exchange.effects import Call, Claim
 from costguard.exchange.entry import Entry
 from costguard.exchange.gate import MODES, OBSERVE, OFF, Gate
 from costguard.exchange.offload import Worker
-from costguard.exchange.reconcile import Progress, Reconciliation, parse_age
+from costguard.exchange.reconcile import Age, Progress, Reconciliation, parse_age
 from costguard.exchange.settlement import Settlement
+from costguard.ledger.absent import NoLedger
 from costguard.ledger.accounting.book import Ledger, wall_clock_us
-from costguard.ledger.engines import open_engine
+from costguard.ledger.engines import open_engine, open_reader
+from costguard.ledger.place import place
 from costguard.ledger.records import Alert, Verification
+from costguard.ledger.standing import BudgetStatus, standing
 from costguard.prices.book import PriceBook
-from costguard.projects import DEFAULT_PROJECT, ancestors, parse_project
+from costguard.projects import DEFAULT_PROJECT, ancestors, parse_budget_project, parse_project
 from costguard.wire import NATIVE
 
 C = TypeVar("C")
@@ -39,34 +45,22 @@ MODE_VARIABLE = "COSTGUARD"
 log = logging.getLogger("costguard")
 
 
-class BudgetStatus(NamedTuple):
-    """A budget and its current window. Amounts are Decimal USD, instants are aware; None for no end."""
-
-    project: str
-    per: str
-    timezone: str
-    window_start: datetime | None
-    window_end: datetime | None
-    limit: Decimal
-    spent: Decimal
-    held: Decimal
-    remaining: Decimal
-    action: str
-
-
 class Guard:
     """Guards LLM clients: estimates, holds the worst case, sends, settles at what was billed.
 
     `path`: the ledger file (None: `COSTGUARD_DB`, else the platform's data folder). `project`: the path
     that calls are booked on. `mode`: "enforce", "observe" (record, never refuse) or "off"; the environment
     variable COSTGUARD overrides it. `durability`: "full" survives power loss, "normal" all else.
-    `prices`: a folder of price files of your own. `on_alert(alert)` is called after commit, on whichever
-    thread settled. `timezone`: the ledger's reporting zone, fixed at creation. `media_max`: longest media
+    `prices`: a folder of price files of your own. `on_alert(alert)`, a plain function, is called after commit,
+    on whichever thread settled. `timezone`: the ledger's reporting zone, fixed at creation. `media_max`: longest media
     you send, `{"video_s": …, "audio_s": …, "pdf_pages": …}`. `endpoints`: further hosts, or URLs of native
     endpoints, that speak Runware's wire. `clock`: a function that gives an aware datetime, for tests.
 
-    Raises ConfigurationError, PriceFileError or LedgerError for what cannot be used.
+    Raises ConfigurationError, PriceFileError or LedgerError for what cannot be used; in mode "observe" a ledger
+    that cannot be opened is said in the log, and all calls are sent. Pickled, it is opened anew in the other process.
     """
+
+    _read_only = False
 
     def __init__(
         self,
@@ -82,23 +76,37 @@ class Guard:
         endpoints: Iterable[str] = (),
         clock: Callable[[], datetime] | None = None,
     ) -> None:
+        self._settings: dict[str, Any] = {
+            "path": path, "project": project, "mode": mode, "durability": durability, "on_alert": on_alert,
+            "timezone": timezone, "media_max": media_max, "clock": clock,
+        }  # fmt: skip
+        self._key = uuid.uuid4().hex
+        self.is_closed = False
         self.project = parse_project(project)
         self.mode = _parse_mode(mode)
         self.prices = prices if isinstance(prices, PriceBook) else PriceBook.load(prices)
         self._clock = clock
-        self._on_alert = on_alert
+        self._alerts = Alerts(on_alert)
         self._media_max = parse_media_max(media_max or {})
         self._endpoints = endpoints if isinstance(endpoints, str) else tuple(endpoints)
         self._worker = Worker()
-        self._open = functools.partial(open_ledger, path, durability=durability, timezone=timezone, now_us=self.now_us)
+        self._open = functools.partial(
+            open_ledger,
+            path,
+            durability=durability,
+            timezone=timezone,
+            now_us=self.now_us,
+            read_only=self._read_only,
+        )
         if self.mode == OFF:
             return  # the emergency switch must not need a ledger in good health
         try:
             _ = self.ledger
-        except LedgerError as error:
-            if self.mode != OBSERVE:
+        except (LedgerError, ConfigurationError) as error:
+            if self.mode != OBSERVE or self._read_only:
                 raise
             log.error("nothing is recorded, all calls are sent (mode observe): %s", error)
+            self.ledger = cast(Ledger, NoLedger(str(error)))
             self.mode = OFF
             return
         try:
@@ -123,13 +131,18 @@ class Guard:
             media_max=self._media_max,
             endpoints=self._endpoints,
             now_us=self.now_us,
-            fire=self._fire,
+            fire=self._alerts.fire,
         )
 
     @functools.cached_property
     def settlement(self) -> Settlement:
         """What books every outcome."""
-        return Settlement(self.ledger, self.prices, now_us=self.now_us, fire=self._fire, reopen=self._open)
+        return Settlement(self.ledger, self.prices, now_us=self.now_us, fire=self._alerts.fire, reopen=self._open)
+
+    def __reduce__(self) -> reopening.Reduced:
+        # Whatever its folder and environment, the other process means the same ledger.
+        now = {"path": place(self._settings["path"]), "prices": self.prices, "endpoints": self._endpoints}
+        return reopening.packed(self, self._key, type(self), {**self._settings, **now})
 
     def __enter__(self) -> Guard:
         return self
@@ -143,6 +156,7 @@ class Guard:
         Further calls of theirs are refused; those on their way still have their endings written.
         """
         self._worker.close()
+        self.is_closed = True
         if "ledger" not in self.__dict__:
             return
         try:
@@ -156,7 +170,7 @@ class Guard:
     def wrap(self, client: C) -> C:
         """Guard an httpx or httpx2 client (sync or async) in place and return it; twice is once.
 
-        TypeError for anything else, ConfigurationError for a client that another Guard has.
+        TypeError for anything else, ConfigurationError for a client that another Guard has which is not closed.
         """
         return clients.wrap(self, client)
 
@@ -176,7 +190,8 @@ class Guard:
     def scope(self, *, project: str | None = None, tags: Mapping[str, str] | None = None) -> Iterator[None]:
         """Book the calls of a block of code on `project` (a full path) and add `tags` to them.
 
-        Local to the thread or asyncio task; scopes nest, tags merge.
+        Local to the thread or asyncio task; scopes nest, tags merge. It may be left in another context than it was
+        entered in, as by a generator that another task closes: that context's own scope is not touched.
         """
         if self.mode == OFF:
             yield
@@ -192,31 +207,37 @@ class Guard:
         amount: str | int | Decimal,
         *,
         per: str = "month",
-        timezone: str = "UTC",
-        warn_at: Iterable[int] = (),
-        action: str = "block",
-        floor: int = 1,
-        wait: float | Decimal = 0,
+        timezone: str | None = None,
+        warn_at: Iterable[int] | None = None,
+        action: str | None = None,
+        floor: int | None = None,
+        wait: float | Decimal | None = None,
+        if_absent: bool = False,
     ) -> Budget:
         """Limit `project` and all below it to `amount` USD `per` day, week, month, quarter, year, total or task.
 
-        Changes the budget (project, per) if there is one, keeping its balance and fired alerts. `warn_at`:
-        percents of the limit that fire an alert once per window. `action`: "block"; "clamp" lowers `maxTokens`
-        to what is left, never under `floor` tokens, before it refuses; "warn" never refuses. `wait`: seconds
-        a call may wait for held money to come back before it is refused.
+        Returns the budget as it stands. One that there is (project, per) keeps what is not named, and its balance;
+        a raised limit arms its alerts again. With `if_absent` it stays as it is: for a program's own default, which
+        must not undo an operator's. `acme/*` is such a budget on each direct child of acme without one of its own
+        for that `per`, `/*` on each top-level project. `timezone` (new: UTC): where the window begins. `warn_at`
+        (new: none): percents of the limit that fire an alert once per window. `action`: "block" (new); "clamp"
+        lowers `maxTokens` to what is left, never under `floor` tokens (new: 1), before it refuses; "warn" never
+        refuses. `wait` (new: 0): seconds a call may wait for held money to come back before it is refused.
         """
-        budget = make_budget(
-            project, amount, per=per, timezone=timezone, warn_at=warn_at, action=action, floor=floor, wait=wait
-        )
-        self.ledger.set_budget(budget, self.now_us())
-        return budget
+        make = functools.partial(
+            make_budget, project, amount, per=per, timezone=timezone, warn_at=warn_at, action=action, floor=floor,
+            wait=wait,
+        )  # fmt: skip
+        return self.ledger.change_budget(parse_budget_project(project), per, make, self.now_us(), if_absent=if_absent)[
+            0
+        ]
 
     def remove_budget(self, project: str, *, per: str = "month") -> bool:
-        """Forget a budget; False if there was none."""
-        return self.ledger.remove_budget(parse_project(project), per, self.now_us())
+        """Forget a budget; False if there was none. With a default (`acme/*`), those of the children go too."""
+        return self.ledger.remove_budget(parse_budget_project(project), per, self.now_us())
 
     def budgets(self) -> list[Budget]:
-        """All budgets, by project and period."""
+        """All budgets that were set, by project and period."""
         return self.ledger.budgets()
 
     def set_ceiling(self, name: str, amount: str | int | Decimal) -> None:
@@ -238,23 +259,12 @@ class Guard:
         return known.model if known else name
 
     def status(self, project: str | None = None) -> list[BudgetStatus]:
-        """Every budget with its current window; with `project` those on its path and below it."""
+        """Every budget with its current window; with `project` those on its path and below it.
+
+        Of a default such as `acme/*` each child is shown that spent or holds something, and the one on the path.
+        """
         wanted = None if project is None else parse_project(project)
-        return [
-            BudgetStatus(
-                balance.budget.project,
-                balance.budget.per,
-                balance.budget.timezone,
-                None if balance.budget.per in ("total", "task") else balance.window.start,
-                balance.window.end,
-                balance.budget.limit,
-                money.to_usd(balance.spent),
-                money.to_usd(balance.held),
-                money.to_usd(balance.remaining),
-                balance.budget.action,
-            )
-            for balance in self.ledger.balances(self.now_us(), wanted)
-        ]
+        return [standing(balance) for balance in self.ledger.balances(self.now_us(), wanted)]
 
     def remaining(self, project: str | None = None) -> Decimal | None:
         """USD that a call of `project` may still cost at most, over all hard budgets of its path; None if none."""
@@ -277,21 +287,22 @@ class Guard:
         return self.settlement.observe(payload)
 
     def reconcile(
-        self, client: Any, *, min_age: str | int | timedelta = "60s", progress: Progress | None = None
+        self, client: Any, *, min_age: Age = "60s", unknown_age: Age = "24h", progress: Progress | None = None
     ) -> Reconciliation:
         """Ask `getTaskDetails` for every unresolved task, and for held ones older than `min_age`.
 
         `client`: an httpx or httpx2 Client, guarded or bare, whose `base_url` is the endpoint and whose headers
-        carry the key. Details with results settle, only errors release; a task the provider does not know is
-        released if its process is dead or its request ended over `min_age` ago; all else stays, with a reason.
+        carry the key. Details with results settle, only errors release; a task that the provider does not know is
+        released `unknown_age` after its admission, which must outlast the longest work, and asked for once more as
+        much later; never one that the provider took. All else stays, with a reason.
         """
-        return asking.reconcile(self._asking, client, parse_age(min_age), progress)
+        return asking.reconcile(self._asking(min_age, unknown_age), client, progress)
 
     async def areconcile(
-        self, client: Any, *, min_age: str | int | timedelta = "60s", progress: Progress | None = None
+        self, client: Any, *, min_age: Age = "60s", unknown_age: Age = "24h", progress: Progress | None = None
     ) -> Reconciliation:
         """As `reconcile`, with an AsyncClient."""
-        return await asking.areconcile(self._asking, client, parse_age(min_age), progress, self.offload)
+        return await asking.areconcile(self._asking(min_age, unknown_age), client, progress, self.offload)
 
     def resolve(self, task_uuid: str, *, charged: str | int | Decimal | None = None, reason: str) -> None:
         """An operator's word on an unresolved task: `charged` USD, or None: not billed. Needs a reason."""
@@ -342,28 +353,15 @@ class Guard:
         """Run `run` on the ledger's thread, behind what it is at."""
         self._worker.later(run)
 
-    @property
-    def _asking(self) -> asking.Desk:
-        return asking.Desk(self.ledger, self.settlement, self.now_us)
-
-    def _fire(self, alerts: Iterable[Alert]) -> None:
-        for alert in alerts:
-            log.warning("%s", alert)
-            if self._on_alert is not None:
-                try:
-                    self._on_alert(alert)
-                except Exception:
-                    log.exception("on_alert failed for: %s", alert)
+    def _asking(self, min_age: Age, unknown_age: Age) -> asking.Desk:
+        ages = parse_age(min_age), parse_age(unknown_age, "unknown_age")
+        return asking.Desk(self.ledger, self.settlement, self.now_us, *ages)
 
 
-def default_path() -> Path:
-    """The ledger used when none is named: `COSTGUARD_DB`, else `costguard.db` in the platform's data folder."""
-    named = os.environ.get("COSTGUARD_DB")
-    if named:
-        return Path(named)
-    from platformdirs import user_data_path
+class ReadingGuard(Guard):
+    """A Guard for reports: it needs no right to write, and waits for no writer."""
 
-    return user_data_path("costguard", appauthor=False, ensure_exists=True) / "costguard.db"
+    _read_only = True
 
 
 def open_ledger(
@@ -372,9 +370,10 @@ def open_ledger(
     durability: str = "full",
     timezone: str | None = None,
     now_us: Callable[[], int] | None = None,
+    read_only: bool = False,
 ) -> Ledger:
-    """Open or create the ledger at `path`: a file, or the URL of another engine's."""
-    engine = open_engine(default_path() if path is None else path, durability=durability)
+    """Open or create the ledger at `path`: see `place`. `read_only`: create and write nothing, wait for no writer."""
+    engine = open_reader(place(path)) if read_only else open_engine(place(path), durability=durability)
     try:
         return Ledger(engine, timezone=timezone, now_us=now_us or wall_clock_us)
     except BaseException:

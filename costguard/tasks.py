@@ -35,10 +35,11 @@ class Prompt(NamedTuple):
 class Task:
     """One task of a request. `raw` is its own dialect's form of it, and nobody else's to look into.
 
-    `uuid` is the ledger's name of it, in its one spelling. `model` is as the caller wrote it, None if none is named. `results` is
-    how many are asked for; `max_tokens` the allowance of completion tokens of each, None where none is stated;
-    then `default_tokens` holds, unless the model's price file knows better. A task that is not `billable` is
-    passed on untouched; `asks` says of one that it asks what became of others, so that its answer is read.
+    `uuid` is the ledger's name of it, in its one spelling. `model` is as the caller wrote it, None if none is
+    named. `results` is how many are asked for; `max_tokens` the allowance of completion tokens of each, None where
+    none is stated; then `default_tokens` holds, unless the model's price file knows better. A task that is not
+    `billable` is passed on untouched; `asks` says of one that it asks what became of others, so that its answer
+    is read.
     """
 
     uuid: str

@@ -6,8 +6,23 @@ from pathlib import Path
 
 import click
 
-from costguard.cli import accuracy, budgets, ceilings, demo, estimate, prices, reconcile, report, status, tasks, verify
+from costguard.cli import (
+    accuracy,
+    backup,
+    budgets,
+    ceilings,
+    demo,
+    estimate,
+    init,
+    prices,
+    reconcile,
+    report,
+    status,
+    tasks,
+    verify,
+)
 from costguard.cli.app import App, Session
+from costguard.cli.database import db_option, offer
 
 __all__ = ["main"]
 
@@ -25,15 +40,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
     ctx.exit()
 
 
-@click.group(cls=App, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--db",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    envvar="COSTGUARD_DB",
-    show_envvar=True,
-    help="The ledger. Default: costguard.db in the platform's data folder.",
-)
+@click.group(cls=App, context_settings={"help_option_names": ["-h", "--help"]}, params=[db_option()])
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show it.")
 @click.pass_context
 def main(ctx: click.Context, db: Path | None) -> None:
@@ -45,6 +52,21 @@ def main(ctx: click.Context, db: Path | None) -> None:
         ctx.obj = Session(db)
 
 
-for _module in (budgets, ceilings, status, tasks, reconcile, report, accuracy, estimate, prices, verify, demo):
+for _module in (
+    init,
+    budgets,
+    ceilings,
+    status,
+    tasks,
+    reconcile,
+    report,
+    accuracy,
+    estimate,
+    prices,
+    verify,
+    backup,
+    demo,
+):
     for _command in _module.COMMANDS:
+        offer(_command)
         main.add_command(_command)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from costguard.cli.app import MONTH, PROJECT, Session, format_option, pass_session, show
+from costguard.cli.hints import hint_at_project
 
 
 @click.command(short_help="Compare estimates with what was billed.")
@@ -27,25 +28,27 @@ def accuracy(session: Session, month: str | None, project: str | None, output: s
         month = month or day_of(zone, guard.now_us())[: len("2026-11")]
         window = month_bounds(month, zone)
         found = compare(guard.ledger.settled(window.start_us, window.end_us or 0, project))
+        if not found:
+            hint_at_project(guard, project)
     rows = [{**row._asdict(), "unit": row.unit} for row in found]
     over = sum(row.over for row in found)
-    columns = (
-        Column("model", "Model"),
-        Column("what", "What"),
-        Column("unit", "Unit"),
+    numbers = (
         Column("attempts", "Attempts", number=True),
         Column("expected", "Expected", number=True),
         Column("upper", "Upper", number=True),
         Column("billed", "Billed", number=True),
-        Column("ratio", "Billed/expected", number=True),
+        Column("ratio", "Billed / expected", number=True),
         Column("over", "Above upper", number=True),
     )
+    columns = (Column("model", "Model"), Column("what", "What"), Column("unit", "Unit"), *numbers)
+    stacked = [{**row, "model": f"{row['model']}\n{row['what']}, {row['unit']}"} for row in rows]
+    table = Table(columns, rows, stacked=Table((Column("model", "Model, what, unit"), *numbers), stacked))
     show(
         Document(
             {"month": month, "project": project, "rows": rows, "over": over},
             [column.key for column in columns],
             rows,
-            (Table(columns, rows), over_line(found)) if rows else (f"Nothing was settled in {month}.",),
+            (table, over_line(found)) if rows else (f"Nothing was settled in {month}.",),
         ),
         output,
     )

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
+from reprlib import repr as short
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
+from costguard.cli import streams
 from costguard.errors import ConfigurationError, CostguardError, LedgerError
 from costguard.refusals import BudgetExceeded
 from costguard.reports import formats
@@ -28,22 +30,55 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+EXIT_ERROR = 1
 EXIT_OVER_BUDGET = 3
 EXIT_INTERRUPTED = 130
 """What shells report for a program stopped by Ctrl-C (128 + SIGINT)."""
 
 
 class App(click.Group):
-    """The command group: turns costguard's errors into one line and an exit code."""
+    """The command group: turns everything that goes wrong into one line and an exit code."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the program and exit; 1 for an error, 2 for wrong usage, 130 and silence for Ctrl-C."""
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        streams.prepare()
+        try:
+            code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        except click.ClickException as error:
+            code = error.exit_code
+            told = io.StringIO()
+            error.show(told)
+            streams.complain(told.getvalue().rstrip("\n"))
+        except click.Abort:
+            code = EXIT_INTERRUPTED
+        except OSError as error:
+            code = EXIT_ERROR
+            streams.complain(f"Error: {streams.explain(error)}")
+        sys.exit(code if isinstance(code, int) else 0)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Arguments as the system passes them; a caller in the same process could put a NUL character in."""
+        if any("\0" in arg for arg in args):
+            raise click.UsageError("an argument contains a NUL character; remove it", ctx)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; 1 for an error, 3 over budget, 130 and silence for Ctrl-C."""
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to fail
         try:
             return super().invoke(ctx)
         except CostguardError as error:
             raise _Failed(error) from error
+        except UnicodeEncodeError as error:
+            raise click.UsageError(f"{error.object!a} is not text in UTF-8", ctx) from error
         except KeyboardInterrupt:
             ctx.exit(EXIT_INTERRUPTED)
 
@@ -57,21 +92,18 @@ class Session:
 
     def path(self) -> Path:
         """The ledger's file, whether or not it is there."""
-        if self.db is not None:
-            return self.db.expanduser()
-        from costguard.guard import default_path
+        from costguard.ledger.place import place
 
-        try:
-            return default_path()
-        except OSError as error:
-            raise LedgerError(
-                f"the data folder cannot be made ({error.filename}: {error.strerror}); name a ledger with --db FILE"
-            ) from error
+        return Path(place(self.db))
 
     @contextmanager
-    def guard(self, *, create: bool = False) -> Iterator[Guard]:
-        """A Guard over the ledger. Without `create`, LedgerError if there is none: reading makes no ledger."""
-        from costguard.guard import Guard
+    def guard(self, *, create: bool = False, write: bool = False, timezone: str | None = None) -> Iterator[Guard]:
+        """A Guard over the ledger: to read only, unless `write` or `create`.
+
+        Without `create`, LedgerError if there is no ledger: reading makes none. `timezone`: the reporting zone of
+        one that is begun.
+        """
+        from costguard.guard import Guard, ReadingGuard
 
         path = self.path()
         try:
@@ -84,7 +116,9 @@ class Session:
                 f"no ledger at {path}{' (the file is empty)' if empty else ''}; name one with --db FILE or"
                 " COSTGUARD_DB, or begin one with `costguard budget set`"
             )
-        with Guard(path, clock=self.clock) as guard:
+        opened = Guard if write or create else ReadingGuard
+        with opened(path, clock=self.clock, timezone=timezone if missing or empty else None) as guard:
+            _ = guard.ledger.timezone  # in mode observe, too, a command is of no use without its ledger
             if missing:
                 click.echo(f"Created the ledger {path}.", err=True)
             yield guard
@@ -143,7 +177,7 @@ def show(document: Document, output: str) -> None:
     chosen = formats.named(output)
     text = chosen.write(document).rstrip("\n")
     if text:
-        click.echo(text if chosen.FOR_PEOPLE else text.encode())
+        click.echo(text if chosen.FOR_PEOPLE else text.encode(errors="backslashreplace"))
 
 
 class _Failed(click.ClickException):
@@ -151,7 +185,7 @@ class _Failed(click.ClickException):
 
     def __init__(self, error: CostguardError) -> None:
         super().__init__(" ".join(str(error).splitlines()))
-        self.exit_code = EXIT_OVER_BUDGET if isinstance(error, BudgetExceeded) else 1  # type: ignore[misc]
+        self.exit_code = EXIT_OVER_BUDGET if isinstance(error, BudgetExceeded) else EXIT_ERROR  # type: ignore[misc]
 
 
 class _Checked(click.ParamType[Any]):
@@ -169,6 +203,21 @@ class _Checked(click.ParamType[Any]):
             return self.read(value)
         except (ConfigurationError, ValueError) as error:
             self.fail(str(error), param, ctx)
+
+
+class FileType(_Checked):
+    """The path of a file to be made, `~` and all."""
+
+    name = "file"
+
+    def read(self, value: str) -> Path:
+        """The path, as one that may be there or not."""
+        try:
+            path = Path(value).expanduser()
+            path.exists()
+        except (OSError, RuntimeError) as error:  # too long, a loop of links, an unknown user
+            raise ValueError(f"{short(value)} can be no file: {getattr(error, 'strerror', '') or error}") from None
+        return path
 
 
 class ProjectType(_Checked):
@@ -216,7 +265,12 @@ class MonthType(_Checked):
         """The same text."""
         from costguard.budgets import month_bounds
 
-        month_bounds(value, "UTC")
+        try:
+            month_bounds(value, "UTC")
+        except ConfigurationError as error:
+            from costguard.cli.hints import near_month
+
+            raise ConfigurationError(f"{error}{near_month(value)}") from None
         return value
 
 
@@ -260,9 +314,15 @@ class EndpointType(_Checked):
         """The same text."""
         from urllib.parse import urlsplit
 
-        parts = urlsplit(value)
-        if parts.scheme not in ("https", "http") or not parts.hostname:
-            raise ValueError(f"{value!r} is not an address such as https://api.runware.ai/v1")
+        example = "an address such as https://api.runware.ai/v1"
+        try:
+            parts = urlsplit(value)
+            host, _ = parts.hostname or "", parts.port
+            host.encode("idna")
+        except ValueError as error:
+            raise ValueError(f"{value!r} is not {example}: {error}") from None
+        if parts.scheme not in ("https", "http") or not host or not value.isprintable() or " " in value:
+            raise ValueError(f"{value!r} is not {example}")
         return value
 
 
@@ -297,5 +357,7 @@ class MediaMaxType(_Checked):
         return parse_media_max(stated)
 
 
-PROJECT, AMOUNT, ZONE, MONTH, MOMENT = ProjectType(), AmountType(), ZoneType(), MonthType(), MomentType()
+FILE, PROJECT, AMOUNT, ZONE, MONTH, MOMENT = (
+    FileType(), ProjectType(), AmountType(), ZoneType(), MonthType(), MomentType(),
+)  # fmt: skip
 AGE, ENDPOINT, PERCENTS, MEDIA_MAX = AgeType(), EndpointType(), PercentsType(), MediaMaxType()

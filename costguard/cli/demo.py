@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from costguard.cli import status
-from costguard.cli.app import show
+from costguard.cli.app import FILE, Session, pass_session, show
 from costguard.errors import ConfigurationError, LedgerError
 from costguard.refusals import BudgetExceeded
 
@@ -39,25 +41,26 @@ provider says it cost.
 @click.option(
     "--keep",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Keep the ledger in this new file, to look at it with the other commands.",
 )
-def demo(keep: Path | None) -> None:
+@pass_session
+def demo(session: Session, keep: Path | None) -> None:
     """See it work: no key, no internet, nothing billed."""
     import tempfile
 
-    if keep is not None and keep.expanduser().exists():
+    if keep is not None and keep.exists():
         raise ConfigurationError(f"--keep: {keep} exists; name a new file")
     mode = os.environ.get("COSTGUARD") or "enforce"
     if mode != "enforce":
         raise ConfigurationError(f"COSTGUARD={mode} is set, and would turn off what the demo shows; unset it")
     with tempfile.TemporaryDirectory(prefix="costguard-demo-") as folder:
-        _run(Path(folder) / "costguard.db" if keep is None else keep.expanduser())
+        _run(Path(folder) / "costguard.db" if keep is None else keep, session.clock)
     if keep is not None:
         click.echo(f"\nThe ledger is {keep}; try: costguard --db {keep} tasks")
 
 
-def _run(path: Path) -> None:
+def _run(path: Path, clock: Callable[[], datetime] | None) -> None:
     import logging
 
     import httpx
@@ -77,6 +80,7 @@ def _run(path: Path) -> None:
             project=PROJECT,
             media_max={"video_s": VIDEO_S},
             on_alert=lambda alert: alerts.append(str(alert)),
+            clock=clock,
         ) as guard,
         httpx.Client(base_url=url, trust_env=False) as client,
     ):

@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from costguard.cli.app import MEDIA_MAX, PROJECT, Session, format_option, pass_session, prices_option, show
+from costguard.cli.hints import hint_at_project, near_model
+from costguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from costguard.estimating.estimate import Estimate
     from costguard.estimating.media import MediaMax
     from costguard.reports.document import Table
     from costguard.tasks import Task
+
+BODY_MAX = 256 * 2**20
+"""Bytes that are read of a request body."""
 
 
 @click.command(short_help="Estimate a request body before it is sent.")
@@ -33,6 +38,8 @@ def estimate(
 
     Tokens are per result, USD for all results of a task. Nothing is sent, and no ledger is needed but with
     --project: then the expected completion is the mean of that project's calls of the model.
+
+    Exit code 1 if a task has no known worst case; the others are printed all the same.
     """
     from costguard.estimating.estimate import estimate as estimate_task
     from costguard.estimating.media import MediaMax
@@ -42,7 +49,7 @@ def estimate(
 
     book = PriceBook.load(folder)
     at_us = time.time_ns() // 1000
-    request = parse_request(file.read())
+    request = parse_request(_read(file))
     named = {task.uuid: book.find(task.model) for task in request.tasks if task.billable and task.model}
     means = _means(session, project, {known.model for known in named.values() if known}, at_us)
 
@@ -65,6 +72,26 @@ def estimate(
         )
     lines = [line for row in rows for line in _token_rows(row)]
     show(Document({"tasks": rows, "total": total}, _TOKEN_KEYS, lines, parts), output)
+    unknown = next((row for row in rows if row["upper"] is None), None)
+    if unknown is not None:
+        raise ConfigurationError(_no_worst_case(unknown) + near_model(book, unknown["model"] or ""))
+
+
+def _read(file: BinaryIO) -> bytes:
+    """The body; ConfigurationError for what cannot be read, or has no end."""
+    name = getattr(file, "name", "-")
+    name = "standard input" if name in ("<stdin>", "-") or isinstance(name, int) else name
+    try:
+        body = file.read(BODY_MAX + 1)
+    except OSError as error:
+        raise ConfigurationError(f"{name} cannot be read: {error.strerror}; name a file with a request body") from error
+    if len(body) > BODY_MAX:
+        raise ConfigurationError(f"{name} is longer than {BODY_MAX // 2**20} MiB; name a file with one request body")
+    return body
+
+
+def _no_worst_case(row: dict[str, Any]) -> str:
+    return f"Task {row['task']} has no worst case: {row['unpriced']}"
 
 
 def _row(index: int, task: Task, found: Estimate | None) -> dict[str, Any]:
@@ -100,6 +127,7 @@ def _means(session: Session, project: str | None, models: set[str], at_us: int) 
     if project is None:
         return {}
     with session.guard() as guard:
+        hint_at_project(guard, project)
         found = {model: guard.ledger.mean_completion(project, model, at_us) for model in models}
     return {model: mean for model, mean in found.items() if mean is not None}
 
@@ -131,7 +159,7 @@ def _parts(rows: list[dict[str, Any]], total: dict[str, Decimal | None]) -> Iter
     in_usd = tuple(column._replace(title=f"{column.title} USD") for column in bounds)
     results = Column("results", "Results", number=True)
     yield Table((*task, results, *in_usd), costs, {"model": "total", **total})
-    notes = [f"Task {row['task']} has no worst case: {row['unpriced']}." for row in rows if row["unpriced"]]
+    notes = [f"{_no_worst_case(row)}." for row in rows if row["unpriced"]]
     if notes:
         yield "\n".join(notes)
 

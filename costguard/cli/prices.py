@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from costguard.cli.app import format_option, prices_option, show
+from costguard.cli.hints import near_model
 from costguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def show_(model: str, folder: Path | None, output: str) -> None:
     known = book.find(model)
     if known is None:
         names = ", ".join(each.model for each in book.models())
-        raise ConfigurationError(f"no price for model {model!r}; known: {names}; add a price file with --prices FOLDER")
+        hint = near_model(book, model) or f"; known: {names}"
+        raise ConfigurationError(f"no price for model {model!r}{hint}; add a price file with --prices FOLDER")
     rows = [row for entry in known.prices for row in _rates(entry)]
     columns = (
         Column("effective_from", "From", whole=True),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from costguard.cli.app import MONTH, PROJECT, ZONE, Session, format_option, pass_session, show
+from costguard.cli.hints import hint_at_project
 
 
 @click.command()
@@ -40,6 +41,8 @@ def report(
             timezone=timezone,
             at_us=at_us,
         )
+        if not found.rows:
+            hint_at_project(guard, project)
     show(statement.document(found), output)
 
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from costguard.cli.app import AMOUNT, EXIT_OVER_BUDGET, PROJECT, Session, format_option, pass_session, show
+from costguard.cli.hints import hint_at_project
 
 if TYPE_CHECKING:
-    from costguard.guard import BudgetStatus
+    from costguard.ledger.standing import BudgetStatus
     from costguard.reports.document import Document
 
 
@@ -27,6 +28,8 @@ def status(session: Session, project: str | None, output: str) -> None:
     """
     with session.guard() as guard:
         found = guard.status(project)
+        if not found:
+            hint_at_project(guard, project)
     nothing = "No budgets." if project is None else f"No budget covers {project}, and there is none below it."
     show(document(found, nothing), output)
 
@@ -47,6 +50,8 @@ def check(ctx: click.Context, project: str, amount: Decimal, output: str) -> Non
     session: Session = ctx.obj
     with session.guard() as guard:
         hard = [found for found in guard.status(project) if found.action != "warn" and covers(found.project, project)]
+        if not hard:
+            hint_at_project(guard, project)
     tightest = min(hard, key=lambda found: found.remaining, default=None)
     # A limit of 0 refuses a call that costs nothing, too.
     fits = all(amount <= found.remaining and found.limit > 0 for found in hard)
@@ -81,7 +86,8 @@ def document(found: Sequence[BudgetStatus], nothing: str = "No budgets.") -> Doc
         Column("spent", "Spent", number=True),
         Column("held", "Held", number=True),
         Column("remaining", "Remaining", number=True),
-        Column("window_end", "Resets"),
+        Column("used_percent", "Used%", number=True),
+        Column("window_end", "Resets", whole=True),
     )
     return Document({"budgets": rows}, _KEYS, rows, (Table(columns, rows) if rows else nothing,))
 
@@ -97,6 +103,7 @@ def _row(found: BudgetStatus) -> dict[str, Any]:
         "spent": found.spent,
         "held": found.held,
         "remaining": found.remaining,
+        "used_percent": found.used_percent,
     }
 
 
@@ -106,6 +113,8 @@ def _local(moment: datetime | None, timezone: str) -> datetime | None:
     return None if moment is None else moment.astimezone(ZoneInfo(timezone))
 
 
-_KEYS = ("project", "per", "timezone", "window_start", "window_end", "limit", "spent", "held", "remaining")
+_KEYS = (
+    "project", "per", "timezone", "window_start", "window_end", "limit", "spent", "held", "remaining", "used_percent",
+)  # fmt: skip
 
 COMMANDS = (status, check)

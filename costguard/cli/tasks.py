@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from costguard.cli.app import AMOUNT, MOMENT, PROJECT, Session, format_option, pass_session, show
+from costguard.cli.hints import hint_at_model, hint_at_project
 from costguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -67,6 +68,9 @@ def tasks(
             until_us=None if until is None else _instant(until, zone, end=True),
             limit=asked,
         )
+        if not found:
+            hint_at_project(guard, project)
+            hint_at_model(guard, model)
     rows = [_row(task, zone) for task in (found[-TABLE_ROWS:] if shortened else found)]
     parts: list[str | Table] = [_table(rows) if rows else "No tasks."]
     older = len(found) - len(rows)
@@ -93,7 +97,7 @@ def resolve(session: Session, task_uuid: str, charged: Decimal | None, released:
 
     if (charged is None) is not released:
         raise click.UsageError("state one of --charged X and --released")
-    with session.guard() as guard:
+    with session.guard(write=True) as guard:
         task = guard.ledger.task(task_uuid)
         if task is None:
             raise ConfigurationError(f"there is no task {task_uuid!r} in this ledger; see `costguard tasks`")
@@ -156,15 +160,17 @@ def _table(rows: list[dict[str, Any]]) -> Table:
             **row,
             "task": f"{row['task_uuid']}\n{row['project']} {row['model']}",
             "state": f"{row['status']}{' (' + row['basis'] + ')' if row['basis'] else ''}\n"
-            f"{row['admitted_at']:%Y-%m-%d %H:%M}",
+            f"{row['admitted_at']:%Y-%m-%d %H:%M %Z}",
         }
         for row in rows
     ]
-    two_lines = Table((Column("task", "Task"), Column("state", "Status", whole=True), *money), stacked)
-    return Table(columns, rows, stacked=two_lines, stacked_below=_ONE_LINE_CHARS)
+    task = Column("task", "Task, project, model", least=_UUID_CHARS)
+    return Table(
+        columns, rows, stacked=Table((task, Column("state", "Status (basis), admitted", whole=True), *money), stacked)
+    )
 
 
-_ONE_LINE_CHARS = 150
+_UUID_CHARS = 36
 
 _KEYS = (
     "task_uuid", "project", "model", "status", "held", "charged", "basis", "admitted_at", "day", "task_type",

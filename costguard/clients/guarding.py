@@ -21,6 +21,9 @@ REFUSALS = (BudgetExceeded, UnpricedTask, InvalidRequest)
 class Guarding(Desk, Protocol):
     """A guard, as adapters see it."""
 
+    is_closed: bool
+    """True once it was closed: another guard may have its clients."""
+
     @property
     def is_off(self) -> bool:
         """True if nothing is guarded."""

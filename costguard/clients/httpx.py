@@ -62,10 +62,15 @@ def _client_module(client: object) -> ModuleType | None:
 
 
 def _guarded(guard: Guarding, transport: Any, is_async: bool) -> Any:
-    if isinstance(transport, (GuardedTransport, AsyncGuardedTransport)):
-        if transport.guard is not guard:
-            raise ConfigurationError("this client is wrapped by another Guard already; a client has one")
-        return transport
+    while isinstance(transport, (GuardedTransport, AsyncGuardedTransport)):
+        if transport.guard is guard:
+            return transport
+        if not transport.guard.is_closed:
+            raise ConfigurationError(
+                "this client is wrapped by another Guard already, which is still open, and a client has one: go on with"
+                " that Guard, or close it first (`guard.close()`), or make a new client"
+            )
+        transport = transport.inner
     return AsyncGuardedTransport(guard, transport) if is_async else GuardedTransport(guard, transport)
 
 

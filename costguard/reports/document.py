@@ -18,27 +18,27 @@ Row = Mapping[str, Any]
 class Column(NamedTuple):
     """A column of a table for people: the `key` of its values and its `title`.
 
-    `whole` text is never folded over lines, for what people copy.
+    `whole` text is never folded over lines, for what people copy; other text to no fewer characters than `least`.
     """
 
     key: str
     title: str
     number: bool = False
     whole: bool = False
+    least: int = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
     """A table for people. `total` is a last row set apart; keys it lacks stay blank.
 
-    `stacked` takes its place on a terminal of fewer than `stacked_below` characters.
+    `stacked` takes its place on a terminal that is too narrow for it.
     """
 
     columns: Sequence[Column]
     rows: Sequence[Row]
     total: Row | None = None
     stacked: Table | None = None
-    stacked_below: int = 0
 
 
 @dataclass(frozen=True, slots=True)

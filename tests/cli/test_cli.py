@@ -220,7 +220,8 @@ def test_a_budget_is_set_listed_changed_and_removed(run: Run, ledger: Path) -> N
     assert made.stdout == "acme per month: 200.00 USD, Europe/Berlin, block, alerts at 50, 80, 100 %\n"
     changed = run("budget", "set", "acme", "0.000000001", "--action", "clamp", "--floor", "200", "--wait", "2.5")
     assert changed.stdout.splitlines() == [
-        "acme per month: 0.000000001 USD, UTC, clamp, floor 200 tokens, waits up to 2.5 s",
+        "acme per month: 0.000000001 USD, Europe/Berlin, clamp, floor 200 tokens, waits up to 2.5 s,"
+        " alerts at 50, 80, 100 %",
         "before: acme per month: 200.00 USD, Europe/Berlin, block, alerts at 50, 80, 100 %",
     ]
     run("budget", "set", "/", "1", "--per", "total")
@@ -232,7 +233,8 @@ def test_a_budget_is_set_listed_changed_and_removed(run: Run, ledger: Path) -> N
                 "action": "block", "floor_tokens": 1, "wait_s": 0.0,
             },
             {
-                "project": "acme", "per": "month", "timezone": "UTC", "limit": "0.000000001", "warn_at": [],
+                "project": "acme", "per": "month", "timezone": "Europe/Berlin", "limit": "0.000000001",
+                "warn_at": [50, 80, 100],
                 "action": "clamp", "floor_tokens": 200, "wait_s": 2.5,
             },
         ],
@@ -309,15 +311,16 @@ def test_status_shows_windows_in_the_budgets_own_zone(run: Run, make_guard: Make
             {
                 "project": "/", "per": "total", "timezone": "Europe/Berlin", "window_start": None,
                 "window_end": None, **amounts(2 * 10**9, spent, held),
+                "used_percent": f"{spent * 1000 // (2 * 10**9) / 10:.1f}",
             },
             {
                 "project": "acme", "per": "month", "timezone": "Europe/Berlin",
                 "window_start": "2026-11-01T00:00:00+01:00", "window_end": "2026-12-01T00:00:00+01:00",
-                **amounts(10**9, spent, held),
+                **amounts(10**9, spent, held), "used_percent": f"{spent * 1000 // 10**9 / 10:.1f}",
             },
             {
                 "project": "acme/search", "per": "task", "timezone": "UTC", "window_start": None,
-                "window_end": None, **amounts(5 * 10**8, 0, 0),
+                "window_end": None, **amounts(5 * 10**8, 0, 0), "used_percent": None,
             },
         ],
     }  # fmt: skip
@@ -609,13 +612,13 @@ def test_an_estimate_learns_from_a_project_and_says_so(run: Run, guard: Guard, s
 
 def test_what_has_no_price_is_unknown_in_the_total_too(run: Run) -> None:
     body = json.dumps([a_task(), {"taskType": "imageInference", "model": "who:knows@1"}])
-    found = document(run("estimate", "-", "--format", "json", input=body))
+    found = document(run("estimate", "-", "--format", "json", input=body, code=1))
     unknown = found["tasks"][1]
     assert (unknown["expected"], unknown["upper"], unknown["completion"]) == (None, None, None)
     assert found["total"] == {"expected": None, "upper": None}
     assert (
         "Task 1 has no worst case: no price is known for model 'who:knows@1'."
-        in run("estimate", "-", input=body).stdout
+        in run("estimate", "-", input=body, code=1).stdout
     )
 
 

@@ -23,6 +23,7 @@ from costguard.reports.document import Document, Table
 
 ARGUMENTS = {
     "budget list": (),
+    "budget log": (),
     "ceiling list": (),
     "status": (),
     "check": ("acme", "1"),

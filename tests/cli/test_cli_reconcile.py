@@ -118,12 +118,12 @@ def test_what_the_provider_does_not_know_is_released_only_when_it_is_old_enough(
     lost = lose("drop_before")
     with standin.serve() as url:
         clock.now += timedelta(minutes=5)
-        young = reconciled(run, url, "--min-age", "1h")
+        young = reconciled(run, url, "--unknown-age", "6m")
         assert [entry["task_uuid"] for entry in young["left"]] == [lost]
         assert set(young["left"][0]) == {"task_uuid", "reason"}
         assert "does not know it" in young["left"][0]["reason"]
         assert the(guard, lost).status == "unresolved"
-        old = reconciled(run, url, "--min-age", "4m")
+        old = reconciled(run, url, "--unknown-age", "5m")
     assert old["released"] == [{"task_uuid": lost, "reason": "the provider does not know it"}]
     assert (the(guard, lost).status, the(guard, lost).held) == ("released", 0)
     audit(guard)
@@ -223,7 +223,7 @@ def test_the_table_and_the_csv_name_every_task_with_its_outcome(
     settled, unknown = lose(), lose("drop_before")
     with standin.serve() as url:
         table = run("reconcile", "--url", url, "--min-age", "1h").stdout
-        clock.now += timedelta(hours=2)
+        clock.now += timedelta(hours=24)
         rows = list(csv.DictReader(io.StringIO(run("reconcile", "--url", url, "--format", "csv").stdout)))
     outcomes = {line.split()[0]: line.split()[1] for line in table.splitlines() if line[:36] in (settled, unknown)}
     assert outcomes == {settled: "settled", unknown: "left"}

@@ -131,7 +131,9 @@ def test_the_table_and_the_csv_say_the_same(guard: Guard, standin: StandIn, run:
         "Expected",
         "Upper",
         "Billed",
-        "Billed/expected",
+        "Billed",
+        "/",
+        "expected",
         "Above",
         "upper",
     ]

@@ -100,8 +100,13 @@ def test_history_of_another_process_is_read_within_a_minute(make_guard: MakeGuar
     assert expected(guard) == (200, False)
     spend(other, [40])
     assert expected(guard) == (200, False)
-    pass_time(clock, seconds=60)
+    pass_time(clock, seconds=1)
+    assert expected(guard) == (40, True), "that there is none is not remembered for long"
+    spend(other, [80])
+    pass_time(clock, seconds=59)
     assert expected(guard) == (40, True)
+    pass_time(clock, seconds=1)
+    assert expected(guard) == (60, True)
 
 
 def test_history_older_than_a_month_is_forgotten(guard: Guard, clock: Clock) -> None:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 
-from rich import box
-from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
-
-from costguard.reports.document import Column, Document, Row, Table, usd
+from costguard.reports.document import Document, Table, usd
+from costguard.reports.layout import Cells, fitted, in_blocks, in_rows
 
 FOR_PEOPLE = True
 
 UNKNOWN = "–"
 """An unknown or absent value."""
 
-_PIPE_COLUMNS = 100_000
+_COLUMNS = 80
+"""The width of a terminal that does not tell."""
 
 
 def write(document: Document) -> str:
@@ -27,52 +26,70 @@ def write(document: Document) -> str:
 
 
 def draw(table: Table) -> str:
-    """A table fitted to the terminal by folding, or at its full width into a pipe. Decimals align on their point."""
-    console = Console()
-    if table.stacked is not None and console.is_terminal and console.width < table.stacked_below:
-        table = table.stacked
-    drawn = _drawn(table.columns, table.rows, table.total)
-    if console.is_terminal:
-        least = console.measure(drawn).minimum
-        console.width = max(console.width, least)
-    else:
-        console.width = _PIPE_COLUMNS
-    with console.capture() as capture:
-        console.print(drawn)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+    """A table at its full width in a pipe; on a terminal in the first layout that fits, never cut off.
+
+    As it is, or stacked; then with its titles and texts folded; at last a block of lines for each row.
+    Decimals align on their point.
+    """
+    width = terminal_width()
+    bold = _is_bold()
+    candidates = [_cells(each) for each in (table, table.stacked) if each is not None]
+    if width is None:
+        return in_rows(candidates[0], bold=bold)
+    for cells in candidates:
+        if cells.width <= width:
+            return in_rows(cells, bold=bold)
+    for cells in candidates:
+        folded = fitted(cells, width)
+        if folded is not None:
+            return in_rows(folded, bold=bold)
+    return in_blocks(candidates[0], width, bold=bold)
 
 
-def _drawn(columns: Sequence[Column], rows: Sequence[Row], total: Row | None) -> RichTable:
-    shown = [[_shown(row[column.key]) for row in rows] for column in columns]
-    if total is not None:
-        for column, texts in zip(columns, shown, strict=True):
-            texts.append(_shown(total[column.key]) if column.key in total else "")
-    titles = [column.title for column in columns]
-    for index, column in enumerate(columns):
-        if column.number:
-            titles[index], *shown[index] = _aligned([column.title, *shown[index]])
-    drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for title, column in zip(titles, columns, strict=True):
-        drawn.add_column(Text(title), no_wrap=column.number or column.whole, overflow="fold")
-    cells = list(zip(*shown, strict=True))
-    for number, row in enumerate(cells, start=1):
-        last = number == len(cells)
-        drawn.add_row(
-            *(Text(cell) for cell in row),
-            end_section=total is not None and number == len(cells) - 1,
-            style="bold" if total is not None and last else "",
-        )
-    return drawn
+def terminal_width() -> int | None:
+    """Characters in a line: `COLUMNS` if it is a number, else what the terminal tells; None for no terminal."""
+    try:
+        if not sys.stdout.isatty():
+            return None
+        stated = os.environ.get("COLUMNS", "")
+        if stated.isdecimal() and len(stated) < 6 and int(stated):
+            return int(stated)
+        return os.get_terminal_size(sys.stdout.fileno()).columns or _COLUMNS
+    except (OSError, ValueError):
+        return _COLUMNS
 
 
-def _aligned(texts: Sequence[str]) -> list[str]:
-    """The title, then numbers, padded to one width with the decimal points under each other."""
-    title, *numbers = texts
+def _is_bold() -> bool:
+    """Whether headings are bold: on terminals that can, unless the environment says otherwise."""
+    environ = os.environ
+    if environ.get("NO_COLOR"):
+        return False
+    return bool(environ.get("FORCE_COLOR")) or (sys.stdout.isatty() and environ.get("TERM", "dumb") != "dumb")
+
+
+def _cells(table: Table) -> Cells:
+    """A table's values as text, unfolded."""
+    rows = [[_shown(row[column.key]) for column in table.columns] for row in table.rows]
+    if table.total is not None:
+        total = table.total
+        rows.append([_shown(total[column.key]) if column.key in total else "" for column in table.columns])
+    columns = [[row[index] for row in rows] for index in range(len(table.columns))]
+    columns = [
+        _aligned(texts) if column.number else texts for column, texts in zip(table.columns, columns, strict=True)
+    ]
+    return Cells(
+        table.columns,
+        [[column.title] for column in table.columns],
+        [[text.split("\n") for text in row] for row in zip(*columns, strict=True)],
+        has_total=table.total is not None,
+    )
+
+
+def _aligned(numbers: Sequence[str]) -> list[str]:
+    """Numbers padded on their right so that, set to the right, the decimal points stand under each other."""
     tails = [len(text) - text.find(".") if "." in text else 0 for text in numbers]
     deepest = max(tails, default=0)
-    padded = [text + " " * (deepest - tail) for text, tail in zip(numbers, tails, strict=True)]
-    width = max(map(len, [title, *padded]))
-    return [title.rjust(width), *(text.rjust(width) for text in padded)]
+    return [text + " " * (deepest - tail) for text, tail in zip(numbers, tails, strict=True)]
 
 
 def _shown(value: object) -> str:

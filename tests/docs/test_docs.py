@@ -1,42 +1,30 @@
-"""Every snippet in README.md and docs/*.md runs.
+"""Every snippet in the README and the other pages runs, and shows what really comes out.
 
 The blocks of one document run in order, in one namespace and one empty folder, against the stand-in: whatever
-httpx or httpx2 would send goes to it. `key` and `task` are there, as are `request.json` and the environment of
-`ENVIRONMENT`. A document that names the task `LOST` finds it in `costguard.db`, sent and unresolved.
-
-    ```python            runs; `await` may stand at the top level
-    ```python no-run     is compiled only
-    ```console           its lines `$ costguard …` run, and must exit with 0
-    ```console exit=3    the same, but the last one must exit with 3
-
-Pipes and redirections in a console block are left out; commands other than costguard are not run.
+httpx or httpx2 would send goes to it. `documents.py` tells what a block may say. `key` and `task` are there, as are
+`request.json` and the environment of `ENVIRONMENT`. A document that names the task `LOST` finds it in
+`costguard.db`, sent and unresolved.
 """
 
 from __future__ import annotations
 
-import ast
-import asyncio
 import importlib
-import inspect
 import json
 import re
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 import pytest
-from click.testing import CliRunner
 from conftest import API, a_task
-from markdown_it import MarkdownIt
+from documents import ROOT, Command, Reader, blocks, commands, shows
 
 from costguard import BudgetExceeded, Guard
-from costguard.cli import main
 from costguard.testing import StandIn
 
-ROOT = Path(__file__).parents[2]
-DOCUMENTS = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if path.exists()]
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "pricing/README.md")
+DOCUMENTS = [*(ROOT / page for page in PAGES), *sorted((ROOT / "docs").glob("*.md"))]
 
 LOST = "7d3c0b6a-52c5-4d0f-8f6e-3f1f4c1f9a77"
 ENVIRONMENT = {
@@ -44,94 +32,13 @@ ENVIRONMENT = {
     "COSTGUARD_DB": "costguard.db",
     "COSTGUARD_WEBHOOK_SECRET": "Tr0mb0ne-in_the.fog~1234",
 }
-FLAGS = {"python": r"no-run", "console": r"exit=\d+"}
-
-PIPED = {"|", "||", "&&", ";", "&", ">", ">>", "<"}
-
-
-class Block(NamedTuple):
-    """A fenced block; `line` is that of its fence."""
-
-    language: str
-    flags: tuple[str, ...]
-    code: str
-    line: int
-
-
-def blocks(text: str) -> list[Block]:
-    """The python and console blocks of a document; AssertionError for a flag that means nothing."""
-    found = []
-    for token in MarkdownIt().parse(text):
-        language, *flags = token.info.split() if token.type == "fence" and token.info.strip() else [""]
-        if language not in FLAGS:
-            continue
-        line = token.map[0] + 1 if token.map else 0
-        for flag in flags:
-            assert re.fullmatch(FLAGS[language], flag), f"line {line}: {flag!r} says nothing about a {language} block"
-        found.append(Block(language, tuple(flags), token.content, line))
-    return found
-
-
-def commands(code: str) -> list[list[str]]:
-    """The arguments of each `$ costguard …` of a console block."""
-    found = []
-    for line in code.replace("\\\n", " ").splitlines():
-        if not line.startswith("$ "):
-            continue
-        lexer = shlex.shlex(line[2:], posix=True, punctuation_chars=True)
-        lexer.whitespace_split = True
-        words = list(lexer)
-        while words and re.match(r"[A-Z_]+=", words[0]):
-            words.pop(0)
-        if words[:1] == ["costguard"]:
-            end = next((at for at, word in enumerate(words) if word in PIPED), len(words))
-            found.append(words[1:end])
-    return found
-
-
-class Reader:
-    """Does what a document says."""
-
-    def __init__(self) -> None:
-        self.names: dict[str, Any] = {"__name__": "document", "key": ENVIRONMENT["RUNWARE_API_KEY"], "task": a_task()}
-        self._runner = asyncio.Runner()
-
-    def read(self, text: str, name: str = "document") -> None:
-        for block in blocks(text):
-            if block.language == "python":
-                self._python(block, name)
-            else:
-                self._console(block, name)
-
-    def _python(self, block: Block, name: str) -> None:
-        code = compile("\n" * block.line + block.code, name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, True)
-        if "no-run" in block.flags:
-            return
-        running = eval(code, self.names)
-        if inspect.iscoroutine(running):
-            self._runner.run(running)
-
-    def _console(self, block: Block, name: str) -> None:
-        found = commands(block.code)
-        exits = [0] * len(found)
-        for flag in block.flags:
-            assert found, f"{name}:{block.line}: {flag} stands at a block without a costguard command"
-            exits[-1] = int(flag.removeprefix("exit="))
-        for args, expected in zip(found, exits, strict=True):
-            result = CliRunner().invoke(main, args)
-            assert result.exit_code == expected, (
-                f"{name}:{block.line}: `costguard {shlex.join(args)}` exits with {result.exit_code},"
-                f" not {expected}: {result.output} {result.exception!r}"
-            )
-
-    def close(self) -> None:
-        self._runner.close()
 
 
 @pytest.fixture
 def reader(tmp_path: Path, standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
     """A reader in an empty folder, whose requests go to the stand-in."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # as a program finds what lies beside it
     monkeypatch.delenv("COSTGUARD", raising=False)
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
@@ -151,7 +58,7 @@ def reader(tmp_path: Path, standin: StandIn, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(Guard, "__init__", noted)  # documents leave theirs open
     Path("request.json").write_text(json.dumps([a_task()]))
-    reader = Reader()
+    reader = Reader({"key": ENVIRONMENT["RUNWARE_API_KEY"], "task": a_task()})
     try:
         yield reader
     finally:
@@ -171,7 +78,7 @@ def lose_a_task(standin: StandIn) -> None:
         client.post("/v1", json=[a_task(taskUUID=LOST)])
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_snippet_of_the_document_runs(reader: Reader, standin: StandIn, document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     if LOST in text:
@@ -179,11 +86,26 @@ def test_every_snippet_of_the_document_runs(reader: Reader, standin: StandIn, do
     reader.read(text, str(document))
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_within_the_project_lead_somewhere(document: Path) -> None:
-    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text(encoding="utf-8")):
-        if "://" not in target:
-            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+    for target, part in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", document.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        page = document.parent / target if target else document
+        assert page.exists(), f"{document.name} links to {target}"
+        if part:
+            assert part in headings(page), f"{document.name} links to {target}#{part}"
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub names them."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    linked = set(re.findall(r"\]\(([^)#\s]+)", (ROOT / "README.md").read_text(encoding="utf-8")))
+    assert {str(page.relative_to(ROOT)) for page in DOCUMENTS} - linked == {"README.md"}
 
 
 # -- the reader itself --------------------------------------------------------------------------
@@ -264,9 +186,10 @@ def test_console_blocks_are_read_as_a_shell_would() -> None:
         "$ costguard report>report.txt; rm report.txt\n"
     )
     assert commands(code) == [
-        ["budget", "set", "/", "5", "--warn", "50, 80"],
-        ["status", "--format", "json"],
-        ["report"],
+        Command(("pip", "install", "x"), False, ""),
+        Command(("costguard", "budget", "set", "/", "5", "--warn", "50, 80"), False, "output that names costguard\n"),
+        Command(("costguard", "status", "--format", "json"), True, ""),
+        Command(("costguard", "report"), True, ""),
     ]
 
 
@@ -277,5 +200,57 @@ def test_a_console_block_fails_on_any_exit_code_but_the_one_it_states(reader: Re
     reader.read("```console exit=3\n$ costguard check acme 4\n$ costguard check acme 6\n```\n")
     with pytest.raises(AssertionError, match="exits with 0, not 3"):
         reader.read("```console exit=3\n$ costguard check acme 4\n```\n")
-    with pytest.raises(AssertionError, match="without a costguard command"):
+    with pytest.raises(AssertionError, match="runs nothing"):
         reader.read("```console exit=3\n$ true\n```\n")
+
+
+def test_what_a_block_prints_is_compared_with_what_is_shown(reader: Reader) -> None:
+    reader.read("```python\nprint(1, 2)\n```\n\n```output\n1 2\n```\n")
+    with pytest.raises(AssertionError, match=r"what is printed is\n1 2"):
+        reader.read("```python\nprint(1, 2)\n```\n\n```output\n1 3\n```\n")
+    with pytest.raises(AssertionError, match="no python block"):
+        reader.read("```python\nprint(1)\n```\n\n```json\n```\n\n```console\n$ true\n```\n\n```output\n1\n```\n")
+
+
+def test_what_a_command_prints_is_compared_with_what_is_shown(reader: Reader) -> None:
+    reader.read("```console\n$ costguard budget set acme 5\n```\n")
+    check = "```console\n$ costguard check acme 4\n4.00 USD fits: {} USD remaining (acme per month)\n```\n"
+    with pytest.raises(AssertionError, match=r"prints\n.*5\.00 USD"):
+        reader.read(check.format("6.00"))
+    reader.read(check.format("5.00"))
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "same"),
+    [
+        ("As of 2026-11-25 22:49:38 UTC.", "As of 2027-01-02 03:04:05 UTC.\n", True),
+        ("2026-11, all", "2027-01, all", True),
+        ("at 2026-12-01", "at 2026-12-01 00:00", False),
+        ("task 7d3c0b6a-52c5-4d0f-8f6e-3f1f4c1f9a77", "task 00000000-0000-4000-8000-000000000000", True),
+        ("a … c\nd", "a b\nb c  \nd\n", True),
+        ("cost 0.01", "cost 0.011", False),
+    ],
+)
+def test_times_and_names_stand_for_any_and_figures_for_themselves(shown: str, printed: str, same: bool) -> None:
+    assert shows(shown, printed) is same
+
+
+def test_a_program_in_a_file_runs_as_a_process_in_which_warnings_are_errors(reader: Reader) -> None:
+    file = "```python file=some.py\nimport warnings\n{}\n```\n\n```console\n$ python some.py\nhello\n```\n"
+    reader.read(file.format("print('hello')"))
+    with pytest.raises(AssertionError, match="exits with 1"):
+        reader.read(file.format("warnings.warn('hello')"))
+
+
+def test_the_commands_of_a_crontab_run(reader: Reader) -> None:
+    with pytest.raises(AssertionError, match="`costguard check acme 6` exits with 3"):
+        reader.read(
+            "```console\n$ costguard budget set acme 5\n```\n\n"
+            "```cron\nX=y\n# 1\n*/5 * * * * costguard check acme 6\n```\n"
+        )
+
+
+def test_a_script_that_is_not_there_is_an_error(reader: Reader) -> None:
+    reader.read("```console\n$ scripts/demo\n```\n")
+    with pytest.raises(AssertionError, match="is not there"):
+        reader.read("```console\n$ scripts/nothing\n```\n")

@@ -187,6 +187,7 @@ def test_every_admission_is_decided_as_if_each_child_s_budget_had_been_set_by_ha
         pair = [open_ledger(Path(folder) / "l.db"), open_ledger(Path(folder) / "l.db")]
         limits: dict[str, int] = {}
         money: dict[int, tuple[str, int]] = {}
+        settled: set[int] = set()
         for what, project, name, nanos, which in steps:
             ledger = pair[which]
             if what == "set":
@@ -194,8 +195,12 @@ def test_every_admission_is_decided_as_if_each_child_s_budget_had_been_set_by_ha
                 ledger.set_budget(make_budget(name, f"{nanos / 10**9:.9f}", per="total"), NOW_US)
             elif what == "remove":
                 assert ledger.remove_budget(name, "total", NOW_US) is (limits.pop(name, None) is not None)
-            elif what == "settle" and money:
-                attempt_id = sorted(money)[nanos % len(money)]
+            elif what == "settle":
+                still_open = sorted(money.keys() - settled)
+                if not still_open:
+                    continue
+                attempt_id = still_open[nanos % len(still_open)]
+                settled.add(attempt_id)
                 ledger.conclude(NOW_US, [Settle(attempt_id, a_charge(nanos))])
                 money[attempt_id] = (money[attempt_id][0], nanos)
             elif what == "admit":

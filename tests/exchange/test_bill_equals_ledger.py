@@ -49,10 +49,10 @@ MANNERS: dict[str, tuple[Any, ...]] = {
     "result_index": (True,),
     "polls_until_done": (0, 2),
     "poll_statuses": (("queued", "pending"), ("warming up",)),
-    "poll_figures": ("breakdown", "tokens"),
+    "poll_figures": ("tokens",),
     "webhook_times": (2, 3),
     "webhook_envelope": (True,),
-    "webhook_figures": ("breakdown", "tokens"),
+    "webhook_figures": ("tokens",),
     "chunk_bytes": (7, 61),
     "sse_crlf": (True,),
     "sse_space": (False,),
@@ -66,7 +66,7 @@ MANNERS: dict[str, tuple[Any, ...]] = {
     "sse_done": (False,),
     "sse_content_type": ("application/json", None),
     "stream_whole": (True,),
-    "stream_figures": ("breakdown", "tokens"),
+    "stream_figures": ("tokens",),
     "sse_envelope": ("object", "list"),
     "sse_split_usage": (True,),
     "sse_trailing_zeros": (True,),
@@ -81,8 +81,9 @@ MANNERS: dict[str, tuple[Any, ...]] = {
 }
 """Ways of telling the same bill, but for its defaults; each round has a few of them.
 
-Left out is what cannot come to the bill by one reconcile: a rounded `cost` alone is the provider's own word and is not
-asked for again, and leaves that a fault made wrong are all there is where no total is told.
+Left out is what cannot come to the bill by one reconcile: a road that tells one of `cost` and `total` alone, of which
+a fault may have made the other the larger, is the provider's own word and is not asked for again; and leaves that a
+fault made wrong are all there is where no total is told.
 """
 
 

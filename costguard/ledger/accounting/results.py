@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from costguard.ledger.charges import COST_GAP_NANOS, Basis, Charge
+from costguard.ledger.charges import COST_GAP_NANOS, WEAK, Basis, Charge
 
 FIGURES = "f"
 """The part of a key that tells figures: cost, total (nano-USD), prompt and completion tokens. All others are names."""
 
-_INDEX = "i"
+_INDEX, _SEED = "i", "s"
 
 
 def result_key(names: str, charge: Charge | None) -> str:
@@ -80,8 +80,14 @@ def same_results(
     if not known:
         return [None] * len(seen)
     is_full = (capacity - len(known) if room is None else room) <= 0
-    have = [_Told.read(one.key, one.nanos, capacity) for one in known]
     come = [_Told.read(key, nanos, capacity) for key, nanos in seen]
+    have = [_Told.read(one.key, one.nanos, capacity) for one in known]
+    # An index that is the capacity shows that its road counts from 1.
+    from_one = capacity in _indices(come) and 0 not in _indices(come)
+    if 0 not in _indices(have) and (from_one or capacity in _indices(have)):
+        have = [_from_zero(one) for one in have]
+    if from_one:
+        come = [_from_zero(one) for one in come]
     ranks = {
         (n, k): rank
         for n, new in enumerate(come)
@@ -95,8 +101,10 @@ def same_results(
             continue
         old, new = have[k], come[n]
         rivals = [ranks[n, other] for other in left - {k} if (n, other) in ranks and have[other] != old]
+        as_sure = [rank for rank in rivals if rank[:2] <= ranks[n, k][:2]]
         is_called = _shared_names(old, new) > 0 and not any(rank[0] <= _NAMED for rank in rivals)
-        is_only = is_full and not rivals
+        # Where all results are known, one of them it is; a figure of our own gives way first.
+        is_only = is_full and (not as_sure or known[k].basis in WEAK)
         found[n] = Same(
             known[k],
             tells=whole or is_called or is_only or not old.names,
@@ -122,6 +130,17 @@ class _Told(NamedTuple):
         return cls(names, tuple([int(figure) if figure else None for figure in figures]), nanos)
 
 
+def _indices(told: Sequence[_Told]) -> set[int]:
+    return {int(one.names[_INDEX]) for one in told if _INDEX in one.names}
+
+
+def _from_zero(told: _Told) -> _Told:
+    """A telling of a road that counts from 1, counted from 0."""
+    if _INDEX not in told.names:
+        return told
+    return told._replace(names={**told.names, _INDEX: str(int(told.names[_INDEX]) - 1)})
+
+
 def _shared_names(old: _Told, new: _Told) -> int:
     """How many names both tell."""
     return len(old.names.keys() & new.names.keys())
@@ -135,7 +154,9 @@ _NAMED = 3
 def _rank(old: _Told, new: _Told, *, is_full: bool, whole: bool) -> _Rank | None:
     """How surely the two are one result, the smallest the surest; None if they are not."""
     shared = _shared_names(old, new)
-    if any(new.names.get(name, value) != value for name, value in old.names.items()):
+    seeds = {told.names[_SEED] for told in (old, new) if _SEED in told.names}
+    differing = [name for name, value in old.names.items() if new.names.get(name, value) != value]
+    if differing and not (shared == 2 and len(seeds) == 1):  # a seed says more than an index
         return None
     if old == new:
         return 0, 0, False, 0

@@ -60,9 +60,16 @@ class WriterLock:
             except OSError as error:
                 raise LedgerError(f"cannot lock {self.path}: {error.strerror}; use a local disk") from error
             else:
-                if os.fstat(self._fd).st_nlink:
+                if self._is_linked():
                     return
                 self.close()  # removed meanwhile: others would lock another file
+
+    def _is_linked(self) -> bool:
+        fd = self._fd
+        try:
+            return fd is not None and os.fstat(fd).st_nlink > 0
+        except OSError:  # a fork in a signal handler closed it
+            return False
 
     def read(self) -> bytes:
         """The note; empty without one. The lock must be held."""

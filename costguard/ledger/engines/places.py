@@ -167,7 +167,13 @@ class Anchor:
         """Take the locks; to be called once the file is in WAL mode, with its `-shm` there."""
         _ofd(self._fd, fcntl.F_RDLCK, _SHARED)
         if self._shm is None:
-            self._shm = os.open(f"{path}-shm", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                self._shm = os.open(f"{path}-shm", os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise LedgerError(
+                    f"the ledger {path}: {path}-shm was taken away while it was opened ({error.strerror}); nothing"
+                    " was sent or recorded, try again"
+                ) from error
         _ofd(self._shm, fcntl.F_RDLCK, _DMS)
 
     def hold_database(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import NoReturn
 
 from costguard.budgets import Budget
@@ -21,10 +22,13 @@ class NoLedger:
     def __init__(self, why: str) -> None:
         self._why = why
 
-    def set_budget(self, budget: Budget, *_: object, **__: object) -> Budget:
-        """Not set."""
-        self._forgotten(f"the budget on {budget}")
-        return budget
+    def change_budget(
+        self, project: str, per: str, make: Callable[..., Budget], *_: object, **__: object
+    ) -> tuple[Budget, None]:
+        """Not set: it is only made, so that mistakes in it are errors here, too."""
+        budget = make(old=None)
+        self._forgotten(f"the budget on {project} per {per}")
+        return budget, None
 
     def remove_budget(self, *_: object, **__: object) -> bool:
         """There is none."""

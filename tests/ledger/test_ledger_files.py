@@ -286,11 +286,6 @@ def test_a_ledger_of_a_newer_version_is_refused_and_left_alone(path: Path) -> No
     assert "upgrade costguard" in message
 
 
-def test_a_folder_is_refused(path: Path) -> None:
-    path.mkdir()
-    assert "is a folder; name a file" in refusal(path)
-
-
 def test_a_missing_folder_is_named(path: Path) -> None:
     assert "No such file or directory; the folder must exist" in refusal(path / "deeper.db")
 
@@ -340,63 +335,6 @@ def look_into(path: Path) -> None:
         ledger.conclude(NOW_US, [Release(attempt_id, "refused") for attempt_id in range(1, 50)])
     finally:
         ledger.close()
-
-
-# Beside other hands
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="needs locks that belong to a descriptor")
-@pytest.mark.parametrize("suffix", ["", "-shm"])
-def test_a_program_that_copies_its_own_ledger_keeps_its_claim_on_the_files(path: Path, suffix: str) -> None:
-    """Closing any descriptor of a file drops SQLite's locks on it, and the next to close would remove the log."""
-    ledger = open_ledger(path)
-    hold(ledger, 1)
-    path.with_name(path.name + suffix).read_bytes()
-    before = {file.name: file.stat().st_ino for file in path.parent.iterdir()}
-    other = (
-        "import sys, sqlite3\nc = sqlite3.connect(sys.argv[1])\nc.execute('SELECT * FROM meta').fetchall()\nc.close()"
-    )
-    outcome(python(other, path))
-    outcome(python("import sys\nfrom ledgers import *\nopen_ledger(Path(sys.argv[1])).close()", path))
-    assert {file.name: file.stat().st_ino for file in path.parent.iterdir()} == before
-    hold(ledger, 1)
-    assert verified(ledger)
-    ledger.close()
-    assert not path.with_name("ledger.db-wal").exists()
-
-
-@pytest.mark.parametrize("suffixes", [("-wal",), ("-shm",), ("-wal", "-shm"), ("-wal", "-shm", "-lock")])
-def test_files_that_are_removed_while_in_use_are_put_back_with_all_that_was_in_them(
-    path: Path, suffixes: tuple[str, ...]
-) -> None:
-    ledger, fellow = open_ledger(path), open_ledger(path)
-    hold(ledger, 1)
-    for suffix in suffixes:
-        path.with_name(path.name + suffix).unlink()
-    hold(fellow, 1)
-    hold(ledger, 1)
-    assert len(fellow.tasks()) == 3
-    for each in (ledger, fellow):
-        each.close()
-    ledger = open_ledger(path)
-    assert len(ledger.tasks()) == 3
-    assert verified(ledger)
-    ledger.close()
-
-
-def test_what_only_a_program_still_sees_of_a_removed_ledger_is_kept(path: Path) -> None:
-    ledger = open_ledger(path)
-    hold(ledger, 1, 2)
-    path.unlink()
-    with pytest.raises(LedgerError, match="is kept in") as caught:
-        hold(ledger, 3)
-    ledger.close()
-    (kept,) = path.parent.glob("*-rescue-*")
-    assert str(kept) in str(caught.value)
-    saved = open_ledger(kept)
-    assert len(saved.tasks()) == 2
-    assert verified(saved)
-    saved.close()
 
 
 # Read-only, for a user whom permission bits bind (root they do not)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from costguard.errors import LedgerError
-from costguard.ledger.engines.files import resolve
+from costguard.ledger.engines.files import check_is_file, resolve
 from costguard.ledger.engines.reading import ReadEngine
 
 
@@ -41,8 +41,7 @@ def back_up(path: str | Path, target: str | Path, check: Callable[[Path], str | 
 
 
 def _check_target(path: Path, place: Path, force: bool) -> None:
-    if place.is_dir():
-        raise LedgerError(f"{place} is a folder; name a file")
+    check_is_file(place)
     if not os.path.lexists(place):
         return
     beside = [f"{place}{suffix}" for suffix in ("-wal", "-shm", "-lock") if os.path.lexists(f"{place}{suffix}")]

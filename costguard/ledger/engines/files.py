@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,17 @@ def resolve(path: str | Path) -> Path:
         return Path(path).expanduser().resolve()
     except (OSError, RuntimeError) as error:  # a ring of links, or the home of nobody
         raise LedgerError(f"the ledger {path} cannot be found: {error}") from error
+
+
+def check_is_file(path: Path) -> None:
+    """LedgerError for what is there and is no regular file: opening a pipe would wait for ever."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return  # what opens it says what is wrong
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a device, pipe or socket"
+        raise LedgerError(f"{path} is {kind}; name a file")
 
 
 def blend(tx: SqliteTx) -> str | None:

@@ -14,7 +14,7 @@ from costguard.ledger.engines import places, schema
 from costguard.ledger.engines.files import SqliteTx, blend, connect
 from costguard.ledger.engines.lock import WriterLock
 from costguard.ledger.engines.patience import WAIT_S, Patience
-from costguard.ledger.engines.places import Anchor, Files, Names, Note
+from costguard.ledger.engines.places import AdriftError, Anchor, Files, Names, Note
 
 BUSY_TIMEOUT_S = WAIT_S
 """How long SQLite itself waits for programs that do not know our lock, such as its shell; within the same bound."""
@@ -25,13 +25,11 @@ CLOSE_TIMEOUT_S = 1.0
 LOG_PAGES = 1000
 """The log is written into the database when it has this many pages (SQLite's own default)."""
 
+_LAST_ENTRY = "SELECT * FROM entries ORDER BY seq DESC LIMIT 1"
+
 PAGE_BYTES = 2048
 """A call changes a few bytes on each of a dozen pages, and each is written whole: smaller ones than SQLite's own
 4096 save a tenth of a transaction. Below 2048 the deeper trees take back what is saved."""
-
-
-class AdriftError(LedgerError):
-    """The files beside the database are not those that are in use here."""
 
 
 class OpenFiles:
@@ -48,7 +46,8 @@ class OpenFiles:
         self._place: tuple[int, int] | None = None
         self._seen: Files | None = None
         self._log_state = places.EMPTY
-        self._rescued = ""
+        self._rescued: Path | None = None
+        self._noted = 0
         self._fault = ""
         self._pid = os.getpid()
 
@@ -81,6 +80,24 @@ class OpenFiles:
         self._seen = found
         self._remember()
 
+    def _note_begin(self) -> None:
+        """Before a transaction: others must know that there may be records in the log, also by a new lock file."""
+        if self._log_state == places.EMPTY:
+            self._remember(places.BEGUN)
+        elif self._noted != self._lock.opened:
+            self._remember(self._log_state)
+
+    def _check_lock(self) -> None:
+        """After a commit: while the lock file is removed, others may have given up the log that was written."""
+        if self._lock.is_linked() or self._seen is None:  # a fork in a signal handler closes all
+            return
+        found, seen = self._look(), self._seen
+        if found is None or (found.wal, found.shm) != (seen.wal, seen.shm):
+            raise LedgerError(
+                f"the ledger {self.path}: its files were removed at the moment of writing, and what was to be recorded"
+                " may not be there; nothing was sent"
+            )
+
     def _replaced(self) -> LedgerError:
         kept = self._rescue() if self._anchor is not None and self._anchor.is_deleted() else ""
         self._disconnect()
@@ -91,7 +108,7 @@ class OpenFiles:
 
     def _check_blend(self) -> None:
         """The database file was written by a hand that is not ours: what a new connection sees must be whole."""
-        if self._hold().header()[18:19] == b"\1":
+        if not self._has_log():
             found: str | None = "the file has never had a log"
         else:
             with contextlib.closing(self._connect()) as fresh:
@@ -129,7 +146,7 @@ class OpenFiles:
         seen = self._seen
         if seen is not None:
             self._lock.write(Note(seen.inode, seen.size, seen.mtime_ns, seen.wal, state).encode())
-            self._log_state = state
+            self._log_state, self._noted = state, self._lock.opened
 
     def _tend_log(self, connection: sqlite3.Connection) -> None:
         """After a commit: note that the log is needed, and put a long one into the database.
@@ -184,8 +201,7 @@ class OpenFiles:
         try:
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         except FileExistsError:
-            if self.path.is_dir():
-                raise LedgerError(f"the ledger {self.path} is a folder; name a file") from None
+            return
         except OSError as error:
             raise LedgerError(
                 f"cannot create the ledger {self.path}: {error.strerror}; the folder must exist and be writable"
@@ -205,23 +221,36 @@ class OpenFiles:
                 self._anchor = places.anchor(self.path)
             except OSError as error:
                 raise LedgerError(f"the ledger {self.path} cannot be opened: {error.strerror}") from error
-            if self._anchor.header()[18:19] == b"\2":
-                self._anchor.hold_database()
         return self._anchor
 
+    def _has_log(self) -> bool:
+        """True if the database file says that a `-wal` may belong to it (`fileformat2.html`, 1.3)."""
+        return self._hold().header()[18:19] == b"\2"
+
     def _connect(self) -> sqlite3.Connection:
-        self._hold()
+        if self._has_log():
+            self._hold().hold_database()
         return connect(self.path, "mode=rw", timeout_s=BUSY_TIMEOUT_S)
 
     def _open_writer(self) -> sqlite3.Connection:
         """Called with the writer's lock held: migrations and the switch to WAL are writes too."""
+        with self._names.pinned_log():
+            return self._opened()
+
+    def _opened(self) -> sqlite3.Connection:
         held = self._hold()
         found = self._look()
         if found is None or self._place not in (None, (found.device, found.inode)):
             raise self._replaced()
-        is_doubtful = self._names.judge(places.decode(self._lock.read()), found)
+        note = places.decode(self._lock.read())
+        if note is None:
+            self._check_alone()
+        is_doubtful = self._names.judge(note, found)
         if is_doubtful:
             self._check_blend()
+        if not found.wal:
+            # What a `-shm` says is of a `-wal` that is gone, and may be in use by others who still have that one.
+            self._names.remove_beside()
         connection = self._connect()
         try:
             connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # no effect on a file that has pages
@@ -231,18 +260,39 @@ class OpenFiles:
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             connection.execute("PRAGMA wal_autocheckpoint = 0")
             (version,) = connection.execute("PRAGMA user_version").fetchone()
+            held.hold(self.path)
+            self._seen = seen = self._names.look()
+            if not seen.wal or found.wal not in (0, seen.wal) or held.shm != seen.shm:
+                raise AdriftError(f"the ledger {self.path}: the files beside it were removed while it was opened")
             if version < schema.VERSION:
                 schema.migrate(connection)
-            held.hold(self.path)
         except BaseException:
             connection.close()
+            self._disconnect()
             raise
-        self._seen = self._names.look()
         if self._place is None:
             self._place = (self._seen.device, self._seen.inode)
-        self._remember()
+        if found.wal and not found.shm:
+            # Others may know an older state of this same log, by a `-shm` that is gone: a database file that has
+            # changed shows them that theirs is not the last.
+            self._checkpoint(connection)
+        else:
+            self._remember()
         self._writer = connection
         return connection
+
+    def _check_alone(self) -> None:
+        """Before anything is opened where there is no note: who has the file open without a `-wal` has lost it."""
+        held = self._hold()
+        tries = 50  # whoever is just making the ledger, or looking whether it is one, is soon done
+        while (found := self._look()) is not None and not found.wal and held.has_others():
+            tries -= 1
+            if tries == 0:
+                raise LedgerError(
+                    f"the ledger {self.path}: the files beside it were removed, while others use it: they put them back"
+                    " at their next call, or when they end. Nothing was sent or recorded, try again then"
+                )
+            time.sleep(0.01)
 
     def _open_reader(self) -> sqlite3.Connection:
         connection = self._connect()
@@ -277,47 +327,57 @@ class OpenFiles:
             return  # the next write says what is wrong
         if (found.wal, found.shm) == (seen.wal, seen.shm):
             return
-        last = connection.execute("SELECT * FROM entries ORDER BY seq DESC LIMIT 1").fetchone()
+        last = connection.execute(_LAST_ENTRY).fetchone()
         frames, done = self._anchor.frames()
-        untouched = found[:4] == seen[:4]
-        if untouched and (found.wal in (0, seen.wal) or self._names.wal_bytes() == 0):
-            # Nobody wrote since: what the lost log holds goes where it belongs.
-            tries = 100
-            while not self._checkpoint(connection):
-                tries -= 1
-                if tries == 0:
-                    raise LedgerError(
-                        f"the ledger {self.path}: files beside it were removed, and a program that still reads keeps"
-                        " them from being put right; nothing was sent, try again"
-                    )
-                time.sleep(0.01)
-        elif frames > done and found.wal != seen.wal:
-            raise LedgerError(
-                f"the ledger {self.path}: its log was removed or replaced, and others have written since; nothing was"
-                f" sent, restart this program{self._rescue()}"
-            )
+        is_gone = found.wal != seen.wal
+        is_lost = is_gone and frames > done
+        if frames > done and found[:4] == seen[:4] and (not is_gone or self._names.wal_bytes() == 0):
+            # Nobody wrote since: what the log holds goes where it belongs.
+            self._save_log(connection)
+            if is_gone:
+                self._names.remove_beside()
+            is_lost = False
+        kept = self._rescue() if is_lost else ""
         for each in fellows:
             each._disconnect()
         fresh = self._open_writer()
         if last is not None and fresh.execute("SELECT * FROM entries WHERE seq = ?", last[:1]).fetchone() != last:
             for each in fellows:  # what their ledgers remember is of another history
                 each._fault = (
-                    f"the ledger {self.path} was replaced by an older copy of itself while it was in use; nothing was"
-                    " sent. Calls after that copy are not in it. Open it again to go on from it"
+                    f"the ledger {self.path} was replaced by an older copy of itself, or lost its log, while it was in"
+                    " use; nothing was sent. What was recorded since is not in it. Open it again to go on from it"
+                    f"{kept}"
                 )
             self._disconnect()
             raise LedgerError(self._fault)
+        if kept:  # others had put it back already
+            self._forget_rescue()
+
+    def _save_log(self, connection: sqlite3.Connection) -> None:
+        tries = 100
+        while not self._checkpoint(connection):
+            tries -= 1
+            if tries == 0:
+                raise LedgerError(
+                    f"the ledger {self.path}: files beside it were removed, and a program that still reads keeps"
+                    " them from being put right; nothing was sent, try again"
+                )
+            time.sleep(0.01)
 
     def _rescue(self) -> str:
         """Save what only this process still sees, once; says where, empty if that cannot be done."""
-        if not self._rescued and self._writer is not None:
-            name = f"{self.path}-rescue-{time.time_ns() // 1000}-{os.getpid()}"
+        if self._rescued is None and self._writer is not None:
+            name = Path(f"{self.path}-rescue-{time.time_ns() // 1000}-{os.getpid()}")
             try:
                 os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-                self._writer.execute("VACUUM INTO ?", (name,))
+                self._writer.execute("VACUUM INTO ?", (str(name),))
             except (OSError, sqlite3.Error):
-                with contextlib.suppress(OSError):
-                    Path(name).unlink()
-                return ""
-            self._rescued = f". All that was recorded here is kept in {name}"
-        return self._rescued
+                name.unlink(missing_ok=True)
+            else:
+                self._rescued = name
+        return "" if self._rescued is None else f". All that was recorded here is kept in {self._rescued}"
+
+    def _forget_rescue(self) -> None:
+        if self._rescued is not None:
+            self._rescued.unlink(missing_ok=True)
+            self._rescued = None

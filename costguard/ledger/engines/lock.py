@@ -40,6 +40,8 @@ class WriterLock:
         self._ledger = ledger
         self._fd: int | None = None
         self._inode = 0
+        self.opened = 0
+        """How often its file was opened: a removed one is made anew, without a note."""
         self.release = _nothing
 
     def acquire(self, patience: Patience) -> None:
@@ -60,11 +62,12 @@ class WriterLock:
             except OSError as error:
                 raise LedgerError(f"cannot lock {self.path}: {error.strerror}; use a local disk") from error
             else:
-                if self._is_linked():
+                if self.is_linked():
                     return
                 self.close()  # removed meanwhile: others would lock another file
 
-    def _is_linked(self) -> bool:
+    def is_linked(self) -> bool:
+        """True if others who take the lock take this one: its file was not removed."""
         fd = self._fd
         try:
             return fd is not None and os.fstat(fd).st_nlink > 0
@@ -102,6 +105,7 @@ class WriterLock:
         # A function written in C: no interrupt can come between its call and its effect.
         release = functools.partial(fcntl.flock, fd, fcntl.LOCK_UN)
         self._fd, self._inode, self.release = fd, found.st_ino, release
+        self.opened += 1
 
     def close(self) -> None:
         """Close the descriptor, which also releases the lock."""

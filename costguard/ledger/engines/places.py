@@ -8,11 +8,13 @@ shows as a difference to the note.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import struct
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,9 +25,14 @@ _SHARED = (0x40000002, 510)
 _DMS = (128, 1)
 """Byte of `-shm` that tells SQLite that the file is in use."""
 _OFD_SETLK = getattr(fcntl, "F_OFD_SETLK", None)
+_OFD_GETLK = getattr(fcntl, "F_OFD_GETLK", None)
 
 
 EMPTY, BEGUN, KEPT = range(3)
+
+
+class AdriftError(LedgerError):
+    """The files beside the database are not those that are in use here."""
 
 
 class Files(NamedTuple):
@@ -98,6 +105,24 @@ class Names:
         except OSError:
             return 0
 
+    @contextlib.contextmanager
+    def pinned_log(self) -> Iterator[None]:
+        """Keep the `-wal` that is there from giving its inode to another, should it be removed meanwhile."""
+        try:
+            fd = os.open(self._wal, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            yield
+            return
+        try:
+            yield
+        finally:
+            os.close(fd)
+
+    def remove_beside(self) -> None:
+        """Remove `-wal` and `-shm`, which hold nothing that is not elsewhere. The writer's lock must be held."""
+        for name in (self._wal, self._shm):
+            Path(name).unlink(missing_ok=True)
+
     def check_one_name(self) -> None:
         """LedgerError if the same file has another name: each has its own `-wal`, `-lock` and truth."""
         if self.path.stat().st_nlink > 1:
@@ -153,6 +178,8 @@ class Anchor:
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._shm: int | None = None
+        self.shm = 0
+        """Inode of the `-shm` that is locked, 0 without one."""
         self.users = 0
 
     def header(self) -> bytes:
@@ -170,15 +197,29 @@ class Anchor:
             try:
                 self._shm = os.open(f"{path}-shm", os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
-                raise LedgerError(
+                raise AdriftError(
                     f"the ledger {path}: {path}-shm was taken away while it was opened ({error.strerror}); nothing"
                     " was sent or recorded, try again"
                 ) from error
+            self.shm = os.fstat(self._shm).st_ino
         _ofd(self._shm, fcntl.F_RDLCK, _DMS)
 
     def hold_database(self) -> None:
         """Take the lock on the database alone."""
         _ofd(self._fd, fcntl.F_RDLCK, _SHARED)
+
+    def has_others(self) -> bool:
+        """True if others have connections on the file: other programs, or other engines of this one."""
+        if self.users > 1 and self.shm:
+            return True
+        if _OFD_GETLK is None or sys.platform != "linux":
+            return False
+        asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, *_SHARED, 0)
+        try:
+            found = fcntl.fcntl(self._fd, _OFD_GETLK, asked)
+        except OSError:  # a file system without such locks
+            return False
+        return bool(struct.unpack_from("h", found)[0] != fcntl.F_UNLCK)
 
     def let_go(self) -> None:
         """Give the locks up, so that the last connection of all, here or elsewhere, may put the log away."""

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from costguard.errors import LedgerError
 from costguard.ledger.engines import places, schema
-from costguard.ledger.engines.files import SqliteTx, blend, connect, explain, resolve
+from costguard.ledger.engines.files import SqliteTx, blend, check_is_file, connect, explain, resolve
 from costguard.ledger.engines.places import Files, Names, Note
 from costguard.ledger.engines.sqlite import SqliteEngine
 
@@ -41,6 +41,7 @@ class ReadEngine:
 
     def __init__(self, path: str | Path) -> None:
         self.path = resolve(path)
+        check_is_file(self.path)
         self._names = Names(self.path)
         self._lock = self.path.with_name(self.path.name + "-lock")
         self._closed = self._is_checked = False
@@ -49,6 +50,11 @@ class ReadEngine:
             self._migrate(version)
 
     def _migrate(self, version: tuple[Any, ...] | None) -> None:
+        if version == (0,):
+            raise LedgerError(
+                f"{self.path} is empty, and no ledger yet; `costguard init`, or a program that uses it, makes it one."
+                " Nothing was changed"
+            )
         try:
             SqliteEngine(self.path).close()
         except LedgerError as error:
@@ -86,11 +92,12 @@ class ReadEngine:
             raise LedgerError(f"the ledger {self.path} is closed")
         deadline = time.monotonic() + STEADY_S
         while True:
+            is_last = time.monotonic() > deadline
             try:
-                with self._snapshot(is_last=time.monotonic() > deadline) as tx:
+                with self._snapshot(is_last=is_last) as tx:
                     result = op(tx)
             except UnsteadyError:
-                if time.monotonic() > deadline:
+                if is_last:
                     raise LedgerError(
                         f"the ledger {self.path} is being changed by another program at every moment; try again"
                     ) from None

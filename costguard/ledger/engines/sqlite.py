@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from costguard.errors import ConfigurationError, LedgerError
-from costguard.ledger.engines import keeping, patience, places, schema
-from costguard.ledger.engines.files import SqliteTx, explain, resolve
-from costguard.ledger.engines.keeping import AdriftError, OpenFiles
+from costguard.ledger.engines import keeping, patience, schema
+from costguard.ledger.engines.files import SqliteTx, check_is_file, explain, resolve
+from costguard.ledger.engines.keeping import OpenFiles
 from costguard.ledger.engines.patience import Patience
+from costguard.ledger.engines.places import AdriftError
 
 T = TypeVar("T")
 
@@ -51,6 +52,7 @@ class SqliteEngine(OpenFiles):
         self._read_gate = threading.RLock()
         self._writing = False
         self._closed = False
+        check_is_file(self.path)
         with _forks:
             _engines.add(self)
             self._create()
@@ -58,6 +60,7 @@ class SqliteEngine(OpenFiles):
             if (
                 not self._lock.path.exists() and not self._is_ours()
             ):  # first, so that a foreign file gets no lock file beside it
+                self._check_alone()
                 with self._read_gate:
                     self._snapshot(lambda _: None)
             self._settle(Patience(LOCK_TIMEOUT_S))
@@ -117,11 +120,11 @@ class SqliteEngine(OpenFiles):
             self._check_place()
             if op is None:
                 return None  # type: ignore[return-value]
-            if self._log_state == places.EMPTY:
-                self._remember(places.BEGUN)
+            self._note_begin()
             self._begin(connection, wait)
             result = op(SqliteTx(connection))
             connection.execute("COMMIT")
+            self._check_lock()
             self._tend_log(connection)
             return result
         except (sqlite3.Error, OverflowError) as error:

@@ -1,0 +1,259 @@
+"""The ledger's files in the hands of another program: what is removed, replaced or no file at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ledgers import hold, open_ledger, outcome, python, verified
+
+from costguard.errors import LedgerError
+from costguard.ledger.engines import files, keeping, places
+from costguard.ledger.engines.files import SqliteTx
+from costguard.ledger.engines.reading import ReadEngine
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.db"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs locks that belong to a descriptor")
+@pytest.mark.parametrize("suffix", ["", "-shm"])
+def test_a_program_that_copies_its_own_ledger_keeps_its_claim_on_the_files(path: Path, suffix: str) -> None:
+    """Closing any descriptor of a file drops SQLite's locks on it, and the next to close would remove the log."""
+    ledger = open_ledger(path)
+    hold(ledger, 1)
+    path.with_name(path.name + suffix).read_bytes()
+    before = {file.name: file.stat().st_ino for file in path.parent.iterdir()}
+    other = (
+        "import sys, sqlite3\nc = sqlite3.connect(sys.argv[1])\nc.execute('SELECT * FROM meta').fetchall()\nc.close()"
+    )
+    outcome(python(other, path))
+    outcome(python("import sys\nfrom ledgers import *\nopen_ledger(Path(sys.argv[1])).close()", path))
+    assert {file.name: file.stat().st_ino for file in path.parent.iterdir()} == before
+    hold(ledger, 1)
+    assert verified(ledger)
+    ledger.close()
+    assert not path.with_name("ledger.db-wal").exists()
+
+
+@pytest.mark.parametrize("suffixes", [("-wal",), ("-shm",), ("-wal", "-shm"), ("-wal", "-shm", "-lock")])
+def test_files_that_are_removed_while_in_use_are_put_back_with_all_that_was_in_them(
+    path: Path, suffixes: tuple[str, ...]
+) -> None:
+    ledger, fellow = open_ledger(path), open_ledger(path)
+    hold(ledger, 1)
+    for suffix in suffixes:
+        path.with_name(path.name + suffix).unlink()
+    hold(fellow, 1)
+    hold(ledger, 1)
+    assert len(fellow.tasks()) == 3
+    for each in (ledger, fellow):
+        each.close()
+    ledger = open_ledger(path)
+    assert len(ledger.tasks()) == 3
+    assert verified(ledger)
+    ledger.close()
+
+
+IDLE = """
+import sys
+from ledgers import *
+ledger = open_ledger(Path(sys.argv[1]))
+print("open", flush=True)
+for line in sys.stdin:
+    try:
+        hold(ledger, 1)
+        print("held", flush=True)
+    except Exception as error:
+        print(error, flush=True)
+ledger.close()
+"""
+
+
+@contextlib.contextmanager
+def idle_program(path: Path) -> Iterator[Callable[[], str]]:
+    """A program that has the ledger open, and records one call whenever it is asked to; it says what came of it."""
+    program = python(IDLE, path)
+    assert program.stdin is not None
+    assert program.stdout is not None
+    stdin, stdout = program.stdin, program.stdout
+    assert stdout.readline() == "open\n"
+
+    def call() -> str:
+        stdin.write("\n")
+        stdin.flush()
+        return stdout.readline().strip()
+
+    try:
+        yield call
+    finally:
+        outcome(program)
+
+
+def beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+@pytest.mark.parametrize("after", [(), ("-shm",)])
+def test_a_program_that_slept_while_the_log_was_replaced_never_writes_an_old_one_over_the_new(
+    path: Path, after: tuple[str, ...]
+) -> None:
+    ledger = open_ledger(path)
+    hold(ledger, *[1] * 20)
+    with idle_program(path) as call:
+        for suffixes in (("-wal",), ("-wal", *after)):
+            for suffix in suffixes:
+                beside(path, suffix).unlink()
+            hold(ledger, *[1] * 3)
+        beside(path, "-wal").unlink()
+        assert "is not whole" in call()
+        hold(ledger, 1)
+        assert call() == "held"
+    assert len(ledger.tasks()) == 28
+    assert verified(ledger)
+    ledger.close()
+
+
+def test_a_log_that_is_removed_while_the_ledger_is_opened_is_not_taken_for_an_empty_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with idle_program(path) as call:
+        assert call() == "held"
+
+        def remove_first(path: Path, options: str, *, timeout_s: float) -> sqlite3.Connection:
+            beside(path, "-wal").unlink(missing_ok=True)
+            beside(path, "-shm").unlink(missing_ok=True)
+            return files.connect(path, options, timeout_s=timeout_s)
+
+        monkeypatch.setattr(keeping, "connect", remove_first)
+        with pytest.raises(LedgerError, match="is not whole"):
+            open_ledger(path)
+        monkeypatch.undo()
+        assert call() == "held"
+        ledger = open_ledger(path)
+        assert len(ledger.tasks()) == 2
+    assert verified(ledger)
+    ledger.close()
+
+
+def test_a_log_that_is_removed_right_after_it_was_opened_is_not_written_to(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_ledger(path).close()
+    hold_files = places.Anchor.hold
+
+    def then_remove(anchor: places.Anchor, path: Path) -> None:
+        hold_files(anchor, path)
+        beside(path, "-wal").unlink()
+        monkeypatch.undo()
+
+    monkeypatch.setattr(places.Anchor, "hold", then_remove)
+    ledger = open_ledger(path)
+    assert beside(path, "-wal").exists()
+    hold(ledger, 1)
+    with contextlib.closing(open_ledger(path)) as other:
+        assert len(other.tasks()) == 1
+    ledger.close()
+
+
+def test_a_lock_file_made_anew_says_again_that_the_log_holds_records(path: Path) -> None:
+    ledger = open_ledger(path)
+    hold(ledger, 1)
+    beside(path, "-lock").unlink()
+    hold(ledger, 1)
+    beside(path, "-wal").unlink()
+    assert "is not whole" in outcome(python(OPEN, path))
+    hold(ledger, 1)
+    assert outcome(python(OPEN, path)) == "3 tasks"
+    ledger.close()
+
+
+OPEN = """
+import sys
+from ledgers import *
+try:
+    ledger = open_ledger(Path(sys.argv[1]))
+    print(len(ledger.tasks()), "tasks", end="")
+    ledger.close()
+except Exception as error:
+    print(error, end="")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs locks that belong to a descriptor")
+def test_with_log_and_lock_file_removed_nobody_begins_anew_beside_a_program_that_has_records(path: Path) -> None:
+    ledger = open_ledger(path)
+    hold(ledger, 1)
+    for suffix in ("-wal", "-shm", "-lock"):
+        beside(path, suffix).unlink()
+    assert "they put them back at their next call" in outcome(python(OPEN, path))
+    hold(ledger, 1)
+    assert outcome(python(OPEN, path)) == "2 tasks"
+    ledger.close()
+
+
+def test_what_is_written_while_lock_file_and_log_are_removed_is_not_said_to_be_recorded(path: Path) -> None:
+    ledger = open_ledger(path)
+    hold(ledger, 1)
+
+    def remove(tx: SqliteTx) -> None:
+        tx.run("UPDATE meta SET value = value")
+        for suffix in ("-wal", "-lock"):
+            beside(path, suffix).unlink()
+
+    with pytest.raises(LedgerError, match="may not be there"):
+        ledger._engine.write(remove)
+    hold(ledger, 1)
+    assert verified(ledger)
+    ledger.close()
+
+
+@pytest.mark.parametrize("way", [open_ledger, ReadEngine])
+@pytest.mark.parametrize("kind", ["folder", "fifo", "device"])
+def test_what_is_no_regular_file_is_refused_at_once_and_nothing_made_beside_it(
+    path: Path, kind: str, way: Callable[[Path], object]
+) -> None:
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/null")
+    with pytest.raises(LedgerError, match="name a file"):
+        way(path)
+    assert list(path.parent.iterdir()) == [path]
+    assert not Path("/dev/null-lock").exists()
+
+
+@pytest.mark.parametrize("content", ["", "VACUUM"])
+def test_reading_a_file_that_is_no_ledger_yet_says_so_and_leaves_it_alone(path: Path, content: str) -> None:
+    path.touch()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute(content)
+    before = path.read_bytes()
+    with pytest.raises(LedgerError, match="no ledger yet"):
+        ReadEngine(path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_only_a_program_still_sees_of_a_removed_ledger_is_kept(path: Path) -> None:
+    ledger = open_ledger(path)
+    hold(ledger, 1, 2)
+    path.unlink()
+    with pytest.raises(LedgerError, match="is kept in") as caught:
+        hold(ledger, 3)
+    ledger.close()
+    (kept,) = path.parent.glob("*-rescue-*")
+    assert str(kept) in str(caught.value)
+    saved = open_ledger(kept)
+    assert len(saved.tasks()) == 2
+    assert verified(saved)
+    saved.close()

@@ -25,9 +25,10 @@ PERIODS = ("task", "day", "week", "month", "quarter", "year", "total")
 """What a budget may be per. `task` caps a single task and has no window; `total` is all time."""
 
 ACTIONS = ("block", "clamp", "warn")
+"""What happens when a call does not fit: it is refused, lowered to what is left, or only reported."""
+
 FLOOR_TOKENS_MAX = 10_000_000
 WAIT_S_MAX = 600
-"""What happens when a call does not fit: it is refused, or it is only reported."""
 
 WARN_PERCENT_MAX = 1000
 """The highest threshold, in percent of the limit (`warn` budgets pass 100)."""
@@ -156,7 +157,7 @@ def make_budget(
 ) -> Budget:
     """Build a budget from what a user states, checking every part.
 
-    What is left out (None) is as in `old`, the budget that is changed; in a new one: UTC, no thresholds,
+    What is left out (None) is as in `old`, the budget that applied until then; in a new one: UTC, no thresholds,
     "block", a floor of 1 and no wait. `project` may be a default such as `acme/*`, see `parse_budget_project`.
 
     `amount` is in USD, 0 or more with at most 9 decimals (0 blocks all); a float raises TypeError.
@@ -166,10 +167,6 @@ def make_budget(
     """
     kept = old or Budget("", "", 0, "UTC", "block", ())
     new_action = kept.action if action is None else _parse_choice(action, ACTIONS, "action")
-    # A floor that nobody names goes when the action that it belongs to does.
-    new_floor = (
-        (kept.floor_tokens if new_action == "clamp" else 1) if floor is None else _parse_floor(floor, new_action)
-    )
     return Budget(
         project=parse_budget_project(project),
         per=_parse_choice(per, PERIODS, "per"),
@@ -177,7 +174,8 @@ def make_budget(
         timezone=kept.timezone if timezone is None else parse_timezone(timezone),
         action=new_action,
         warn_at=kept.warn_at if warn_at is None else _parse_warn_at(warn_at),
-        floor_tokens=new_floor,
+        # Kept under another action, too: it is there when "clamp" comes back.
+        floor_tokens=kept.floor_tokens if floor is None else _parse_floor(floor, new_action),
         wait_ms=kept.wait_ms if wait is None else _parse_wait(wait),
     )
 

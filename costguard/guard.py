@@ -6,46 +6,53 @@ import contextlib
 import functools
 import logging
 import os
+import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from costguard import clients, money
-from costguard.budgets import Budget, make_budget, to_us
+from costguard.budgets import to_us
 from costguard.errors import ConfigurationError, LedgerError
 from costguard.estimating.estimate import Estimate
 from costguard.estimating.media import parse_media_max
 from costguard.exchange import reconcile as asking
 from costguard.exchange import reopening
+from costguard.exchange.absence import Absence
 from costguard.exchange.alerting import Alerts
 from costguard.exchange.effects import Call, Claim
+from costguard.exchange.endpoints import Endpoints
 from costguard.exchange.entry import Entry
-from costguard.exchange.gate import MODES, OBSERVE, OFF, Gate
+from costguard.exchange.gate import ENFORCE, MODES, OBSERVE, OFF, Gate
+from costguard.exchange.limits import Limits
 from costguard.exchange.offload import Worker
 from costguard.exchange.reconcile import Age, Progress, Reconciliation, parse_age
+from costguard.exchange.scopes import Block, Scopes
 from costguard.exchange.settlement import Settlement
 from costguard.ledger.absent import NoLedger
 from costguard.ledger.accounting.book import Ledger, wall_clock_us
 from costguard.ledger.engines import open_engine, open_reader
 from costguard.ledger.place import place
 from costguard.ledger.records import Alert, Verification
-from costguard.ledger.standing import BudgetStatus, standing
 from costguard.prices.book import PriceBook
-from costguard.projects import DEFAULT_PROJECT, ancestors, parse_budget_project, parse_project
+from costguard.projects import DEFAULT_PROJECT, parse_project
 from costguard.wire import NATIVE
 
 C = TypeVar("C")
+T = TypeVar("T")
 
 MODE_VARIABLE = "COSTGUARD"
 """Environment variable that overrides every Guard's mode, for roll-outs and emergencies."""
 
+_AFTER_CLOSE = "make a new one, Guard(path), and wrap the client with it"
+
 log = logging.getLogger("costguard")
 
 
-class Guard:
+class Guard(Limits):
     """Guards LLM clients: estimates, holds the worst case, sends, settles at what was billed.
 
     `path`: the ledger file (None: `COSTGUARD_DB`, else the platform's data folder). `project`: the path
@@ -57,7 +64,8 @@ class Guard:
     endpoints, that speak Runware's wire. `clock`: a function that gives an aware datetime, for tests.
 
     Raises ConfigurationError, PriceFileError or LedgerError for what cannot be used; in mode "observe" a ledger
-    that cannot be opened is said in the log, and all calls are sent. Pickled, it is opened anew in the other process.
+    that cannot be opened is said in the log, all calls are sent, and it is tried again once a minute. Pickled, it is
+    opened anew in the other process.
     """
 
     _read_only = False
@@ -89,7 +97,11 @@ class Guard:
         self._alerts = Alerts(on_alert)
         self._media_max = parse_media_max(media_max or {})
         self._endpoints = endpoints if isinstance(endpoints, str) else tuple(endpoints)
+        self._known = Endpoints(self._endpoints)
+        self._scopes = Scopes()
         self._worker = Worker()
+        self._swap = threading.RLock()
+        self._absence: Absence | None = None
         self._open = functools.partial(
             open_ledger,
             path,
@@ -107,8 +119,7 @@ class Guard:
                 raise
             log.error("nothing is recorded, all calls are sent (mode observe): %s", error)
             self.ledger = cast(Ledger, NoLedger(str(error)))
-            self.mode = OFF
-            return
+            self._absence = Absence(self._open, self._found)
         try:
             _ = self.gate, self.settlement
         except BaseException:
@@ -123,13 +134,16 @@ class Guard:
     @functools.cached_property
     def gate(self) -> Gate:
         """What decides before a request is sent."""
+        return self._gate_to(self.ledger)
+
+    def _gate_to(self, ledger: Ledger) -> Gate:
         return Gate(
-            self.ledger,
+            ledger,
             self.prices,
             project=self.project,
             mode=self.mode,
             media_max=self._media_max,
-            endpoints=self._endpoints,
+            scopes=self._scopes,
             now_us=self.now_us,
             fire=self._alerts.fire,
         )
@@ -137,14 +151,20 @@ class Guard:
     @functools.cached_property
     def settlement(self) -> Settlement:
         """What books every outcome."""
-        return Settlement(self.ledger, self.prices, now_us=self.now_us, fire=self._alerts.fire, reopen=self._open)
+        return self._settlement_of(self.ledger)
+
+    def _settlement_of(self, ledger: Ledger) -> Settlement:
+        return Settlement(ledger, self.prices, now_us=self.now_us, fire=self._alerts.fire, reopen=self._open)
 
     def __reduce__(self) -> reopening.Reduced:
         # Whatever its folder and environment, the other process means the same ledger.
-        now = {"path": place(self._settings["path"]), "prices": self.prices, "endpoints": self._endpoints}
+        now: dict[str, object] = {"prices": self.prices, "endpoints": self._endpoints}
+        with contextlib.suppress(LedgerError, ConfigurationError):  # there is none: said when it was opened
+            now["path"] = place(self._settings["path"])
         return reopening.packed(self, self._key, type(self), {**self._settings, **now})
 
     def __enter__(self) -> Guard:
+        self._check_open()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -156,8 +176,9 @@ class Guard:
         Further calls of theirs are refused; those on their way still have their endings written.
         """
         self._worker.close()
-        self.is_closed = True
-        if "ledger" not in self.__dict__:
+        with self._swap:
+            self.is_closed = True
+        if "ledger" not in self.__dict__ or self._absence is not None:
             return
         try:
             self.settlement.drain()
@@ -170,111 +191,52 @@ class Guard:
     def wrap(self, client: C) -> C:
         """Guard an httpx or httpx2 client (sync or async) in place and return it; twice is once.
 
-        TypeError for anything else, ConfigurationError for a client that another Guard has which is not closed.
+        TypeError for anything else, ConfigurationError for a client that another Guard has which is not closed, and
+        where this one is closed.
         """
+        self._check_open()
         return clients.wrap(self, client)
 
     def transport(self, inner: Any = None) -> Any:
         """A guarded `httpx.BaseTransport` around `inner` (default: httpx's own), for those who build their client."""
         from costguard.clients.httpx import sync_transport
 
+        self._check_open()
         return sync_transport(self, inner)
 
     def async_transport(self, inner: Any = None) -> Any:
         """As `transport`, for asynchronous clients; loads the vocabulary now, not on the event loop."""
         from costguard.clients.httpx import async_transport
 
+        self._check_open()
         return async_transport(self, inner)
 
-    @contextlib.contextmanager
-    def scope(self, *, project: str | None = None, tags: Mapping[str, str] | None = None) -> Iterator[None]:
+    def scope(self, *, project: str | None = None, tags: Mapping[str, str] | None = None) -> Block:
         """Book the calls of a block of code on `project` (a full path) and add `tags` to them.
 
         Local to the thread or asyncio task; scopes nest, tags merge. It may be left in another context than it was
         entered in, as by a generator that another task closes: that context's own scope is not touched.
         """
-        if self.mode == OFF:
-            yield
-            return
-        with self.gate.scope(project, tags):
-            yield
+        self._check_open()
+        return Block(self._scopes, None, None) if self.mode == OFF else Block(self._scopes, project, tags)
 
-    # -- budgets --------------------------------------------------------------------------------
+    def _check_open(self) -> None:
+        if self.is_closed:
+            raise ConfigurationError(f"this Guard is closed: {_AFTER_CLOSE}")
 
-    def set_budget(
-        self,
-        project: str,
-        amount: str | int | Decimal,
-        *,
-        per: str = "month",
-        timezone: str | None = None,
-        warn_at: Iterable[int] | None = None,
-        action: str | None = None,
-        floor: int | None = None,
-        wait: float | Decimal | None = None,
-        if_absent: bool = False,
-    ) -> Budget:
-        """Limit `project` and all below it to `amount` USD `per` day, week, month, quarter, year, total or task.
+    def _asked(self, ask: Callable[[Ledger], T]) -> T:
+        """What `ask` has of the ledger; where that fails and nothing may stop the program, what none has."""
+        try:
+            return ask(self.ledger)
+        except LedgerError as error:
+            return ask(self._without(error))
 
-        Returns the budget as it stands. One that there is (project, per) keeps what is not named, and its balance;
-        a raised limit arms its alerts again. With `if_absent` it stays as it is: for a program's own default, which
-        must not undo an operator's. `acme/*` is such a budget on each direct child of acme without one of its own
-        for that `per`, `/*` on each top-level project. `timezone` (new: UTC): where the window begins. `warn_at`
-        (new: none): percents of the limit that fire an alert once per window. `action`: "block" (new); "clamp"
-        lowers `maxTokens` to what is left, never under `floor` tokens (new: 1), before it refuses; "warn" never
-        refuses. `wait` (new: 0): seconds a call may wait for held money to come back before it is refused.
-        """
-        make = functools.partial(
-            make_budget, project, amount, per=per, timezone=timezone, warn_at=warn_at, action=action, floor=floor,
-            wait=wait,
-        )  # fmt: skip
-        return self.ledger.change_budget(parse_budget_project(project), per, make, self.now_us(), if_absent=if_absent)[
-            0
-        ]
-
-    def remove_budget(self, project: str, *, per: str = "month") -> bool:
-        """Forget a budget; False if there was none. With a default (`acme/*`), those of the children go too."""
-        return self.ledger.remove_budget(parse_budget_project(project), per, self.now_us())
-
-    def budgets(self) -> list[Budget]:
-        """All budgets that were set, by project and period."""
-        return self.ledger.budgets()
-
-    def set_ceiling(self, name: str, amount: str | int | Decimal) -> None:
-        """Worst case in USD per result for a model or task type without a price, so that it may be sent."""
-        self.ledger.set_ceiling(self._ceiling_name(name), money.parse_usd(amount, "ceiling"), self.now_us())
-
-    def remove_ceiling(self, name: str) -> bool:
-        """Forget a ceiling; False if there was none."""
-        return self.ledger.remove_ceiling(self._ceiling_name(name), self.now_us())
-
-    def ceilings(self) -> dict[str, Decimal]:
-        """Ceilings in USD per result, by model or task type."""
-        return {name: money.to_usd(nanos) for name, nanos in self.ledger.ceilings().items()}
-
-    def _ceiling_name(self, name: str) -> str:
-        if not isinstance(name, str) or not name.strip() or len(name) > 200:
-            raise ConfigurationError(f"ceiling: expected a model or task type, found {name!r}")
-        known = self.prices.find(name)
-        return known.model if known else name
-
-    def status(self, project: str | None = None) -> list[BudgetStatus]:
-        """Every budget with its current window; with `project` those on its path and below it.
-
-        Of a default such as `acme/*` each child is shown that spent or holds something, and the one on the path.
-        """
-        wanted = None if project is None else parse_project(project)
-        return [standing(balance) for balance in self.ledger.balances(self.now_us(), wanted)]
-
-    def remaining(self, project: str | None = None) -> Decimal | None:
-        """USD that a call of `project` may still cost at most, over all hard budgets of its path; None if none."""
-        path = ancestors(self.project if project is None else parse_project(project))
-        left = [
-            balance.remaining
-            for balance in self.ledger.balances(self.now_us(), path[0])
-            if balance.budget.hard and balance.budget.project in path
-        ]
-        return money.to_usd(min(left)) if left else None
+    def _without(self, error: LedgerError) -> Ledger:
+        """No ledger, which the log says; `error` itself in mode `enforce`, after `close` and for reports."""
+        if self.mode == ENFORCE or self._read_only or self.is_closed:
+            raise error
+        log.error("the ledger cannot be used (mode %s): %s", self.mode, error)
+        return cast(Ledger, NoLedger(str(error), self.mode))
 
     # -- the other roads ------------------------------------------------------------------------
 
@@ -319,8 +281,12 @@ class Guard:
 
     def estimate(self, task: Mapping[str, Any], *, media_max: Mapping[str, object] | None = None) -> Estimate:
         """Tokens by modality and USD, expected and worst case, of one task as it would be sent."""
-        options = self.gate.options(None if media_max is None else {"media_max": media_max})
-        return self.gate.estimate(NATIVE.task(task), self.now_us(), options)
+        wanted, read, now_us = None if media_max is None else {"media_max": media_max}, NATIVE.task(task), self.now_us()
+        try:
+            return self.gate.estimate(read, now_us, self.gate.options(wanted))
+        except LedgerError as error:
+            gate = self._gate_to(self._without(error))
+            return gate.estimate(read, now_us, gate.options(wanted))
 
     def now_us(self) -> int:
         """The guard's clock: UTC microseconds."""
@@ -330,20 +296,40 @@ class Guard:
 
     @property
     def is_off(self) -> bool:
-        """True in mode "off": nothing is guarded."""
-        return self.mode == OFF
+        """True in mode "off", and in "observe" as long as there is no ledger: nothing is guarded."""
+        return self.mode == OFF or self._absence is not None
 
     def claim(self, host: str, port: int | None, path: str) -> Claim | None:
         """Whose a POST may be: see `Endpoints.claim`."""
-        return self.gate.claim(host, port, path)
+        return self._known.claim(host, port, path)
 
     def enter(self, call: Call, body: bytes) -> Entry | None:
         """Bring a POST to the gate; None if it is not to be guarded."""
+        if self.is_closed and self.mode == ENFORCE:
+            raise LedgerError(f"the Guard of this client is closed: {_AFTER_CLOSE}; nothing was sent")
         entry = self.gate.enter(call, body)
         if entry is not None and self.settlement.is_behind:
             with contextlib.suppress(LedgerError):
                 self.settlement.drain()
         return entry
+
+    def unrecorded(self, options: object) -> str | None:
+        """The project of tasks that are sent without a record; None in mode "enforce", where there are none such."""
+        if self.mode == ENFORCE:
+            return None
+        if self._absence is not None:
+            self._absence.look()
+        return self.project if self.mode == OFF else self.gate.options(options).project
+
+    def _found(self, ledger: Ledger) -> None:
+        """The ledger that could not be opened is there."""
+        with self._swap:
+            if self.is_closed:
+                ledger.close()
+                return
+            self.ledger, self.gate, self.settlement = ledger, self._gate_to(ledger), self._settlement_of(ledger)
+            self._absence = None
+        log.warning("the ledger can be opened again: calls are recorded from here on (mode observe)")
 
     async def offload(self, run: Callable[[], Any]) -> Any:
         """Run `run` on the ledger's thread: see `Worker`."""

@@ -83,9 +83,7 @@ def _parse_path(text: str, what: str) -> str:
         raise ConfigurationError(
             f"{what}: {short(text)} has {len(text)} characters; shorten it to at most {PROJECT_CHARS_MAX}"
         )
-    bad = _find_character(text, ("Cc", "Cf", "Cs", "Zl", "Zp"))
-    if bad is not None:
-        raise ConfigurationError(f"{what}: {text!r} contains {bad}; remove it")
+    check_name(text, what)
     if text.startswith("/") or text.endswith("/"):
         bare = text.strip("/") or "acme"
         raise ConfigurationError(
@@ -112,6 +110,13 @@ def _parse_path(text: str, what: str) -> str:
             )
     # Joining again turns a subclass of str (an enum member, say) into plain text.
     return "/".join(segments)
+
+
+def check_name(text: str, what: str) -> None:
+    """Refuse control, format, surrogate and line-breaking characters with a ConfigurationError naming `what`."""
+    bad = _find_character(text, ("Cc", "Cf", "Cs", "Zl", "Zp"))
+    if bad is not None:
+        raise ConfigurationError(f"{what}: {short(text)} contains {bad}; remove it")
 
 
 @lru_cache(maxsize=1024)

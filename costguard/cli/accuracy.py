@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from costguard.cli.app import MONTH, PROJECT, Session, format_option, pass_session, show
-from costguard.cli.hints import hint_at_project
+from costguard.cli.hints import hint_at_month, hint_at_project
 
 
 @click.command(short_help="Compare estimates with what was billed.")
@@ -30,6 +30,7 @@ def accuracy(session: Session, month: str | None, project: str | None, output: s
         found = compare(guard.ledger.settled(window.start_us, window.end_us or 0, project))
         if not found:
             hint_at_project(guard, project)
+            hint_at_month(guard, month)
     rows = [{**row._asdict(), "unit": row.unit} for row in found]
     over = sum(row.over for row in found)
     numbers = (

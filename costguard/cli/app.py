@@ -65,6 +65,15 @@ class App(click.Group):
             streams.complain(f"Error: {streams.explain(error)}")
         sys.exit(code if isinstance(code, int) else 0)
 
+    def _main_shell_completion(self, ctx_args: Any, prog_name: str, complete_var: str | None = None) -> None:
+        """As click's, with a usage error where no shell asks: it would say which word of which line to complete."""
+        try:
+            super()._main_shell_completion(ctx_args, prog_name, complete_var)
+        except (KeyError, ValueError) as error:
+            raise click.UsageError(
+                f"completion is asked for by a shell, with COMP_WORDS and COMP_CWORD ({type(error).__name__}: {error})"
+            ) from error
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Arguments as the system passes them; a caller in the same process could put a NUL character in."""
         if any("\0" in arg for arg in args):
@@ -91,10 +100,13 @@ class Session:
     clock: Callable[[], datetime] | None = None
 
     def path(self) -> Path:
-        """The ledger's file, whether or not it is there."""
+        """The ledger's file, whether or not it, or its folder, is there."""
+        return self._place(make_folder=False)
+
+    def _place(self, *, make_folder: bool) -> Path:
         from costguard.ledger.place import place
 
-        return Path(place(self.db))
+        return Path(place(self.db, make_folder=make_folder))
 
     @contextmanager
     def guard(self, *, create: bool = False, write: bool = False, timezone: str | None = None) -> Iterator[Guard]:
@@ -105,7 +117,7 @@ class Session:
         """
         from costguard.guard import Guard, ReadingGuard
 
-        path = self.path()
+        path = self._place(make_folder=create)
         try:
             missing = not path.exists()
             empty = not missing and path.is_file() and path.stat().st_size == 0
@@ -218,6 +230,19 @@ class FileType(_Checked):
         except (OSError, RuntimeError) as error:  # too long, a loop of links, an unknown user
             raise ValueError(f"{short(value)} can be no file: {getattr(error, 'strerror', '') or error}") from None
         return path
+
+
+class NameType(_Checked):
+    """The name of a model or task type."""
+
+    name = "text"
+
+    def read(self, value: str) -> str:
+        """The same text."""
+        from costguard.projects import check_name
+
+        check_name(value, "name")
+        return value
 
 
 class ProjectType(_Checked):
@@ -357,7 +382,7 @@ class MediaMaxType(_Checked):
         return parse_media_max(stated)
 
 
-FILE, PROJECT, AMOUNT, ZONE, MONTH, MOMENT = (
-    FileType(), ProjectType(), AmountType(), ZoneType(), MonthType(), MomentType(),
+FILE, NAME, PROJECT, AMOUNT, ZONE, MONTH, MOMENT = (
+    FileType(), NameType(), ProjectType(), AmountType(), ZoneType(), MonthType(), MomentType(),
 )  # fmt: skip
 AGE, ENDPOINT, PERCENTS, MEDIA_MAX = AgeType(), EndpointType(), PercentsType(), MediaMaxType()

@@ -10,9 +10,10 @@ import click
 
 from costguard.budgets import ACTIONS, PERIODS, make_budget
 from costguard.cli.app import AMOUNT, PERCENTS, ZONE, ProjectType, Session, format_option, pass_session, show
-from costguard.cli.suggesting import did_you_mean
+from costguard.cli.hints import hint_at_project
+from costguard.cli.suggesting import did_you_mean, near_project
 from costguard.errors import ConfigurationError
-from costguard.projects import parse_budget_project
+from costguard.projects import like, parse_budget_project
 
 if TYPE_CHECKING:
     from costguard.budgets import Budget
@@ -44,14 +45,15 @@ BUDGET_PROJECT = BudgetProjectType()
 @click.option("--action", type=click.Choice(ACTIONS), help="When it is exceeded.  [new: block]")
 @click.option("--floor", type=int, help="The fewest maxTokens that the action clamp lowers a call to.  [new: 1]")
 @click.option("--wait", type=float, help="Seconds a call may wait for held money before it is refused.  [new: 0]")
-@click.option("--if-absent", is_flag=True, help="Leave a budget that there is as it is.")
+@click.option("--if-absent", is_flag=True, help="Leave a budget that there is, a default's too, as it is.")
 @pass_session
 def set_(session: Session, /, project: str, amount: Decimal, per: str, if_absent: bool, **terms: Any) -> None:
     """Limit PROJECT, and all below it, to AMOUNT USD.
 
     PROJECT is a path such as acme/search; / is all projects, and acme/* is a budget like it on each direct child of
-    acme that has none of its own. A budget that exists (same project and window) keeps what is not named, and what
-    it has spent and holds. Makes the ledger if there is none; its reports are in --timezone, then.
+    acme that has none of its own. A budget that exists (same project and window), or applies by such a default, keeps
+    what is not named, and what it has spent and holds. Makes the ledger if there is none; its reports are in
+    --timezone, then.
     """
     try:
         # A floor goes with the action that the budget may have already.
@@ -60,13 +62,17 @@ def set_(session: Session, /, project: str, amount: Decimal, per: str, if_absent
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from error
     with session.guard(create=True, timezone=terms["timezone"]) as guard:
+        meant = near_project(project, guard.ledger.named("project"))
         now, before = guard.ledger.change_budget(
             project, per, functools.partial(make_budget, project, amount, per=per, **terms), guard.now_us(),
             if_absent=if_absent,
         )  # fmt: skip
-    if if_absent and before is not None:
-        click.echo(f"{_sentence(now)}; as it was")
-        return
+        if if_absent and before is not None:
+            is_own = any((one.project, one.per) == (project, per) for one in guard.budgets())
+            click.echo(f"{_sentence(now)}; as it was{'' if is_own else f', by {like(project)}'}")
+            return
+    if meant:
+        click.echo(f"no project of that name is known yet{meant}", err=True)
     click.echo(_sentence(now))
     if before not in (None, now):
         click.echo(f"before: {_sentence(before)}")
@@ -115,6 +121,8 @@ def log(session: Session, project: str | None, output: str) -> None:
             for change in guard.ledger.changes()
             if project in (None, change.project)
         ]
+        if not rows:
+            hint_at_project(guard, project)
     columns = (
         Column("at", "At", whole=True),
         Column("who", "Who"),

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import click
 
-from costguard.cli.app import AMOUNT, Session, format_option, pass_session, show
+from costguard.cli.app import AMOUNT, NAME, Session, format_option, pass_session, show
 from costguard.cli.suggesting import did_you_mean
 from costguard.errors import ConfigurationError
 
@@ -17,7 +17,7 @@ def ceiling() -> None:
 
 
 @ceiling.command("set")
-@click.argument("name")
+@click.argument("name", type=NAME)
 @click.argument("amount", type=AMOUNT)
 @pass_session
 def set_(session: Session, name: str, amount: Decimal) -> None:

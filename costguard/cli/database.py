@@ -51,4 +51,7 @@ def _take(ctx: click.Context, param: click.Parameter, value: Path | None) -> Pat
 
 
 def _absolute(path: Path) -> str:
-    return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111  never an error, whatever is there
+    try:
+        return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111  no error of what is there, or is not
+    except OSError:  # the folder that a relative path begins from is gone: said when the ledger is opened
+        return str(path)

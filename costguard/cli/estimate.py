@@ -6,13 +6,14 @@ import time
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from costguard.cli.app import MEDIA_MAX, PROJECT, Session, format_option, pass_session, prices_option, show
 from costguard.cli.hints import hint_at_project, near_model
 from costguard.errors import ConfigurationError
+from costguard.modalities import MEDIA_MAX as SETTINGS
 
 if TYPE_CHECKING:
     from costguard.estimating.estimate import Estimate
@@ -25,14 +26,18 @@ BODY_MAX = 256 * 2**20
 
 
 @click.command(short_help="Estimate a request body before it is sent.")
-@click.argument("file", type=click.File("rb"))
-@click.option("--media-max", type=MEDIA_MAX, help="Longest media you send: video_s=60,audio_s=30,pdf_pages=10.")
+@click.argument("file", type=click.Path(allow_dash=True))
+@click.option(
+    "--media-max",
+    type=MEDIA_MAX,
+    help=f"Longest media you send, such as {','.join(f'{setting}=30' for setting in SETTINGS)}.",
+)
 @click.option("--project", type=PROJECT, help="Learn expectations from this project's history in the ledger.")
 @prices_option
 @format_option
 @pass_session
 def estimate(
-    session: Session, file: BinaryIO, media_max: MediaMax | None, project: str | None, folder: Path | None, output: str
+    session: Session, file: str, media_max: MediaMax | None, project: str | None, folder: Path | None, output: str
 ) -> None:
     """Estimate a request body in FILE (- reads standard input): an array of tasks, or one task.
 
@@ -47,9 +52,10 @@ def estimate(
     from costguard.reports.document import Document
     from costguard.wire.runware.requests import parse_request
 
+    body = _read(file)
     book = PriceBook.load(folder)
     at_us = time.time_ns() // 1000
-    request = parse_request(_read(file))
+    request = parse_request(body)
     named = {task.uuid: book.find(task.model) for task in request.tasks if task.billable and task.model}
     means = _means(session, project, {known.model for known in named.values() if known}, at_us)
 
@@ -77,12 +83,18 @@ def estimate(
         raise ConfigurationError(_no_worst_case(unknown) + near_model(book, unknown["model"] or ""))
 
 
-def _read(file: BinaryIO) -> bytes:
-    """The body; ConfigurationError for what cannot be read, or has no end."""
-    name = getattr(file, "name", "-")
-    name = "standard input" if name in ("<stdin>", "-") or isinstance(name, int) else name
+def _read(file: str) -> bytes:
+    """The body; a usage error for what cannot be opened, ConfigurationError for what cannot be read or has no end."""
+    name = "standard input" if file == "-" else file
     try:
-        body = file.read(BODY_MAX + 1)
+        opened = click.open_file(file, "rb")
+    except OSError as error:
+        raise click.BadParameter(
+            f"{file!r}: {error.strerror}", click.get_current_context(), param_hint="FILE"
+        ) from error
+    try:
+        with opened:
+            body: bytes = opened.read(BODY_MAX + 1)
     except OSError as error:
         raise ConfigurationError(f"{name} cannot be read: {error.strerror}; name a file with a request body") from error
     if len(body) > BODY_MAX:

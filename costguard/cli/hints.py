@@ -7,18 +7,29 @@ from typing import TYPE_CHECKING
 
 import click
 
-from costguard.cli.suggesting import did_you_mean, hint
+from costguard.cli.suggesting import did_you_mean, near_project
 
 if TYPE_CHECKING:
     from costguard.guard import Guard
     from costguard.prices.book import PriceBook
 
+MONTHS_SHOWN = 6
+"""So many months are named one by one; of more, the first and the last."""
+
 
 def hint_at_project(guard: Guard, project: str | None) -> None:
     """Say on standard error that a project is in nothing of the ledger, if another one looks like it."""
-    found = hint(guard.ledger, "project", project) if project is not None else ""
+    found = near_project(project, guard.ledger.named("project")) if project is not None else ""
     if found:
-        click.echo(f"No call and no budget is of {project}{found}", err=True)
+        click.echo(f"No charge, no hold and no budget is of {project}{found}", err=True)
+
+
+def hint_at_month(guard: Guard, month: str) -> None:
+    """Say on standard error which months there are, if `month` is none of them."""
+    months = guard.ledger.named("month")
+    if months and month not in months:
+        there_are = ", ".join(months) if len(months) <= MONTHS_SHOWN else f"{months[0]} to {months[-1]}"
+        click.echo(f"No charge and no hold is of {month}; there are of {there_are}", err=True)
 
 
 def hint_at_model(guard: Guard, model: str | None) -> None:
@@ -36,9 +47,12 @@ def near_model(prices: PriceBook, model: str) -> str:
 
 def near_month(text: str) -> str:
     """`; did you mean '2026-01'?` of a month that is written otherwise, or that no year has; "" if it is none."""
+    from costguard.budgets import YEAR_MAX, YEAR_MIN
+
     numbers = re.findall(r"[0-9]+", text)
     year = next((part for part in numbers if len(part) == 4), None)
     month = next((int(part) for part in numbers if len(part) <= 2), None)
     if year is None or month is None:
         return ""
-    return f"; did you mean '{year}-{min(max(month, 1), 12):02}'?"
+    meant = f"{year}-{min(max(month, 1), 12):02}"
+    return f"; did you mean '{meant}'?" if meant != text and YEAR_MIN <= int(year) <= YEAR_MAX else ""

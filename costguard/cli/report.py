@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from costguard.cli.app import MONTH, PROJECT, ZONE, Session, format_option, pass_session, show
-from costguard.cli.hints import hint_at_project
+from costguard.cli.hints import hint_at_month, hint_at_project
 
 
 @click.command()
@@ -43,6 +43,7 @@ def report(
         )
         if not found.rows:
             hint_at_project(guard, project)
+            hint_at_month(guard, found.month)
     show(statement.document(found), output)
 
 

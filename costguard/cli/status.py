@@ -13,6 +13,7 @@ from costguard.cli.app import AMOUNT, EXIT_OVER_BUDGET, PROJECT, Session, format
 from costguard.cli.hints import hint_at_project
 
 if TYPE_CHECKING:
+    from costguard.budgets import Budget
     from costguard.ledger.standing import BudgetStatus
     from costguard.reports.document import Document
 
@@ -22,16 +23,22 @@ if TYPE_CHECKING:
 @format_option
 @pass_session
 def status(session: Session, project: str | None, output: str) -> None:
-    """Show every budget with its current window.
+    """Show every budget with its current window, and the defaults that children have who have none.
 
     With PROJECT, the budgets that cover it and those below it.
     """
+    from costguard.projects import ROOT, covers, is_default, parent_of
+
     with session.guard() as guard:
         found = guard.status(project)
-        if not found:
-            hint_at_project(guard, project)
+        defaults = [
+            one
+            for one in guard.budgets()
+            if is_default(one.project) and covers(project or ROOT, parent_of(one.project))
+        ]
+        hint_at_project(guard, project)
     nothing = "No budgets." if project is None else f"No budget covers {project}, and there is none below it."
-    show(document(found, nothing), output)
+    show(document(found, defaults, nothing), output)
 
 
 @click.command(short_help="Ask whether an amount fits the budgets of a project.")
@@ -50,8 +57,7 @@ def check(ctx: click.Context, project: str, amount: Decimal, output: str) -> Non
     session: Session = ctx.obj
     with session.guard() as guard:
         hard = [found for found in guard.status(project) if found.action != "warn" and covers(found.project, project)]
-        if not hard:
-            hint_at_project(guard, project)
+        hint_at_project(guard, project)
     tightest = min(hard, key=lambda found: found.remaining, default=None)
     # A limit of 0 refuses a call that costs nothing, too.
     fits = all(amount <= found.remaining and found.limit > 0 for found in hard)
@@ -74,8 +80,8 @@ def check(ctx: click.Context, project: str, amount: Decimal, output: str) -> Non
         ctx.exit(EXIT_OVER_BUDGET)
 
 
-def document(found: Sequence[BudgetStatus], nothing: str = "No budgets.") -> Document:
-    """Budgets with their current windows, amounts in USD; people read `nothing` where there are none."""
+def document(found: Sequence[BudgetStatus], defaults: Sequence[Budget] = (), nothing: str = "No budgets.") -> Document:
+    """Budgets with their current windows, amounts in USD, then defaults; people read `nothing` where there are none."""
     from costguard.reports.document import Column, Document, Table
 
     rows = [_row(each) for each in found]
@@ -89,7 +95,15 @@ def document(found: Sequence[BudgetStatus], nothing: str = "No budgets.") -> Doc
         Column("used_percent", "Used%", number=True),
         Column("window_end", "Resets", whole=True),
     )
-    return Document({"budgets": rows}, _KEYS, rows, (Table(columns, rows) if rows else nothing,))
+    stated = [
+        {"project": one.project, "per": one.per, "timezone": one.timezone, "limit": one.limit, "action": one.action}
+        for one in defaults
+    ]
+    named = (*columns[:3], Column("timezone", "Time zone"), Column("action", "Action"))
+    parts: list[str | Table] = [Table(columns, rows)] if rows else [] if stated else [nothing]
+    if stated:
+        parts += ["By default, for each child that has no budget of its own:", Table(named, stated)]
+    return Document({"budgets": rows, "defaults": stated}, _KEYS, rows, parts)
 
 
 def _row(found: BudgetStatus) -> dict[str, Any]:

@@ -6,10 +6,17 @@ import contextlib
 import errno
 import io
 import os
+import re
 import sys
 
 _OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF, errno.EIO)
 """What writing to standard output ends in; files of the program's own are named by their errors."""
+
+
+KEPT_CHARS = 100
+"""Of each end of a word of an error that is longer than two and a half times as much."""
+
+_LONG_WORD = re.compile(rf"\S{{{KEPT_CHARS * 5 // 2},}}")
 
 
 def prepare() -> None:
@@ -39,9 +46,10 @@ def explain(error: OSError) -> str:
 
 
 def complain(message: str) -> None:
-    """Write a line to standard error, if it can be written to."""
+    """Write a line to standard error, if it can be written to; very long words (paths, mostly) cut in the middle."""
     if sys.stderr is None:
         return
+    message = _LONG_WORD.sub(lambda word: f"{word[0][:KEPT_CHARS]}...{word[0][-KEPT_CHARS:]}", message)
     try:
         print(message, file=sys.stderr, flush=True)
     except (OSError, ValueError):

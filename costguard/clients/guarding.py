@@ -24,10 +24,6 @@ class Guarding(Desk, Protocol):
     is_closed: bool
     """True once it was closed: another guard may have its clients."""
 
-    @property
-    def is_off(self) -> bool:
-        """True if nothing is guarded."""
-
     def claim(self, host: str, port: int | None, path: str) -> Claim | None:
         """Whose a POST may be; None if nobody's."""
 
@@ -60,8 +56,6 @@ def call_of(
 
     `address` gives host (as `normal_host` does), port (None for the scheme's own) and path.
     """
-    if guard.is_off:
-        return None
     hand = in_hand.get()
     if hand is not None and hand.guard is guard and hand.request is request:
         if not hand.is_used:
@@ -70,6 +64,6 @@ def call_of(
         hand.is_retried = True
     host, port, path = address()
     claim = guard.claim(host, port, path)
-    if claim is None:
+    if claim is None or (guard.is_off and not claim.dialects):
         return None
     return Call(host if port is None else f"{host}:{port}", path, claim, options())

@@ -43,9 +43,10 @@ class Alerts:
             except Exception:
                 log.exception("on_alert failed for: %s", alert)
                 continue
-            if inspect.iscoroutine(left):  # of a plain function that only calls an asynchronous one
-                left.close()
-                log.error("on_alert returned a coroutine, which was not awaited: %s (%s)", _PLAIN, alert)
+            if inspect.isawaitable(left) or inspect.isasyncgen(left):  # of a plain function that only calls such a one
+                if inspect.iscoroutine(left):
+                    left.close()
+                log.error("on_alert returned a %s, which was not awaited: %s (%s)", type(left).__name__, _PLAIN, alert)
 
 
 def _is_async(function: object) -> bool:

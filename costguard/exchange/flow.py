@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, Protocol
 
+from costguard.errors import InvalidRequest
 from costguard.exchange.admission import Admission
 from costguard.exchange.effects import (
     Call,
@@ -26,6 +27,7 @@ from costguard.exchange.effects import (
     Send,
     Work,
 )
+from costguard.exchange.receipt import Receipt, TaskReceipt
 from costguard.wire.dialect import Dialect
 
 log = logging.getLogger("costguard")
@@ -74,16 +76,26 @@ class Desk(Protocol):
     def enter(self, call: Call, body: bytes) -> Entry | None:
         """Bring a POST to the gate; None if it is not to be guarded."""
 
+    @property
+    def is_off(self) -> bool:
+        """True while nothing is guarded."""
+
+    def unrecorded(self, options: object) -> str | None:
+        """The project of tasks that are sent without a record, None if there are none such; see `Call.options`."""
+
     def later(self, run: Callable[[], object]) -> None:
         """Run `run` behind whatever work of this guard is under way on its thread."""
 
 
 def exchange(desk: Desk, call: Call) -> Flow:
     """One request and its response."""
+    if desk.is_off:
+        yield _unrecorded(desk, call, (yield from _body_if_readable()))
+        return
     body = yield ReadRequest()
     admission = None if body is None else (yield from _admitted(desk, call, body))
     if admission is None:
-        yield Send(None)
+        yield _unrecorded(desk, call, body)
         return
     books = desk.settlement
     send = Send(admission.body, admission.receipt)
@@ -109,6 +121,29 @@ def exchange(desk: Desk, call: Call) -> Flow:
         yield Work(lambda: ended(admission, reason))
         raise
     yield Work(lambda: books.conclude(admission, head.status, raw))
+
+
+def _body_if_readable() -> Generator[Effect, Any, bytes | None]:
+    try:
+        body: bytes | None = yield ReadRequest()
+    except InvalidRequest:
+        return None
+    return body
+
+
+def _unrecorded(desk: Desk, call: Call, body: bytes | None) -> Send:
+    """Send a request that nothing is recorded of. Its tasks are named, as the provider wants them to be and as they
+    are while costguard works; what they cost stays unknown.
+    """
+    for dialect in call.claim.dialects if body else ():
+        if body is None or not dialect.recognises(body):
+            continue
+        project = desk.unrecorded(call.options)
+        named = None if project is None else dialect.name_tasks(body)
+        if project is not None and named is not None:
+            tasks = [TaskReceipt(uuid, project, model, None, "unrecorded") for uuid, model in named.tasks]
+            return Send(named.body, Receipt(tuple(tasks)))
+    return Send(None)
 
 
 def _admitted(desk: Desk, call: Call, body: bytes) -> Generator[Effect, Any, Admission | None]:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar, Token
+from collections.abc import Callable, Iterable, Mapping
 
 from costguard.errors import ConfigurationError, InvalidRequest
 from costguard.estimating.estimate import Estimate
 from costguard.estimating.media import MediaMax, parse_media_max
 from costguard.exchange.appraising import Appraiser
-from costguard.exchange.effects import Call, Claim
-from costguard.exchange.endpoints import Endpoints
+from costguard.exchange.effects import Call
 from costguard.exchange.entry import Entry, Options, Terms
+from costguard.exchange.scopes import Scopes
 from costguard.ledger.accounting.book import Ledger
 from costguard.ledger.records import Alert
 from costguard.prices.book import PriceBook
@@ -32,22 +30,6 @@ _OPTIONS = frozenset(("project", "tags", "media_max"))
 log = logging.getLogger("costguard")
 
 
-class _Scope:
-    """A block of code that `Guard.scope` surrounds: what it states, merged with the scope it is in."""
-
-    __slots__ = ("is_left", "outer", "project", "tags")
-
-    def __init__(self, project: str | None, tags: Mapping[str, str], outer: _Scope | None) -> None:
-        self.project = project
-        self.tags = tags
-        self.outer = outer
-        self.is_left = False
-        """It was left where it could not be taken away; whoever finds it is in the next one that was not."""
-
-
-_NO_SCOPE = _Scope(None, {}, None)
-
-
 class Gate:
     """Decides what is guarded and lets it enter. See `Guard` for the settings."""
 
@@ -59,55 +41,21 @@ class Gate:
         project: str,
         mode: str,
         media_max: MediaMax,
-        endpoints: Iterable[str],
+        scopes: Scopes,
         now_us: Callable[[], int],
         fire: Callable[[Iterable[Alert]], None],
     ) -> None:
         self._ledger = ledger
         self._project = project
         self._media_max = media_max
-        self._endpoints = Endpoints(endpoints)
+        self._scopes = scopes
         self._told: dict[str, object] = {}
         self._appraiser = Appraiser(ledger, prices)
         self._terms = Terms(ledger, self._appraiser, enforce=mode == ENFORCE, now_us=now_us, fire=fire)
-        self._scope: ContextVar[_Scope] = ContextVar("costguard_scope", default=_NO_SCOPE)
-
-    @contextmanager
-    def scope(self, project: str | None, tags: Mapping[str, str] | None) -> Iterator[None]:
-        """See `Guard.scope`."""
-        outer = self._current()
-        inner = _Scope(
-            outer.project if project is None else parse_project(project),
-            parse_tags({**outer.tags, **parse_tags(tags)}) if tags else outer.tags,
-            outer,
-        )
-        token = self._scope.set(inner)
-        try:
-            yield
-        finally:
-            self._leave(inner, token)
-
-    def _leave(self, inner: _Scope, token: Token[_Scope]) -> None:
-        """Take `inner` away. A task begun within it keeps it; but where it cannot be taken away, it is marked."""
-        innermost = self._scope.get()
-        try:
-            self._scope.reset(token)
-        except ValueError:  # this is another context than the one it was entered in
-            inner.is_left = True
-            return
-        if innermost is not inner:  # one that was entered later is still on
-            inner.is_left = True
-            self._scope.set(innermost)
-
-    def _current(self) -> _Scope:
-        scope = self._scope.get()
-        while scope.is_left and scope.outer is not None:
-            scope = scope.outer
-        return scope
 
     def options(self, value: object = None) -> Options:
         """Extension over innermost scope over Guard; ConfigurationError for what cannot be read."""
-        scope = self._current()
+        scope = self._scopes.current()
         project, tags, media_max = scope.project or self._project, scope.tags, self._media_max
         if value is not None:
             what = 'extensions["costguard"]'
@@ -127,10 +75,6 @@ class Gate:
     def estimate(self, task: Task, at_us: int, options: Options) -> Estimate:
         """Estimate `task` as it would be admitted now."""
         return self._appraiser.estimate(task, at_us, options.project, options.media_max)
-
-    def claim(self, host: str, port: int | None, path: str) -> Claim | None:
-        """Whose a POST may be: see `Endpoints.claim`."""
-        return self._endpoints.claim(host, port, path)
 
     def enter(self, call: Call, body: bytes) -> Entry | None:
         """Read `body`; None if it is not to be guarded. Raises what keeps it from being sent."""

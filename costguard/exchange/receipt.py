@@ -18,7 +18,8 @@ class TaskReceipt:
     model: str
     held_nanos: int | None
     status: str = "held"
-    """`held`, `settled`, `released` or `unresolved`."""
+    """`held`, `settled`, `released` or `unresolved`; `unrecorded` where nothing is known of it (mode off, and
+    observe without a ledger)."""
     charged_nanos: int | None = None
     basis: Basis | None = None
     clamped_from: int | None = None

@@ -1,4 +1,4 @@
-"""What stands in for a ledger that could not be opened, so that a program in mode `observe` goes on."""
+"""What stands in for a ledger that could not be used, so that a program in mode `observe` or `off` goes on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import NoReturn
 from costguard.budgets import Budget
 from costguard.errors import LedgerError
 from costguard.ledger.records import Balance
+from costguard.projects import check_name
 
 log = logging.getLogger("costguard")
 
@@ -19,8 +20,9 @@ class NoLedger:
     Everything else that is asked of it raises the LedgerError that `why` gave.
     """
 
-    def __init__(self, why: str) -> None:
+    def __init__(self, why: str, mode: str = "observe") -> None:
         self._why = why
+        self._mode = mode
 
     def change_budget(
         self, project: str, per: str, make: Callable[..., Budget], *_: object, **__: object
@@ -35,7 +37,8 @@ class NoLedger:
         return False
 
     def set_ceiling(self, name: str, *_: object, **__: object) -> None:
-        """Not set."""
+        """Not set: its name is only checked."""
+        check_name(name, "ceiling")
         self._forgotten(f"the ceiling of {name}")
 
     def remove_ceiling(self, *_: object, **__: object) -> bool:
@@ -73,7 +76,7 @@ class NoLedger:
         """Nothing to close."""
 
     def _forgotten(self, what: str) -> None:
-        log.error("%s is not kept (mode observe): %s", what, self._why)
+        log.error("%s is not kept (mode %s): %s", what, self._mode, self._why)
 
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__"):

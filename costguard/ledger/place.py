@@ -14,13 +14,14 @@ PATH_VARIABLE = "COSTGUARD_DB"
 FILE_NAME = "costguard.db"
 
 
-def place(named: str | Path | None = None) -> str | Path:
+def place(named: str | Path | None = None, *, make_folder: bool = True) -> str | Path:
     """Where the ledger `named` is. None: `COSTGUARD_DB`, else `costguard.db` in the platform's data folder.
 
+    That folder is made, if it is not there, unless `make_folder` is false.
     LedgerError for a path that leads nowhere, ConfigurationError for what names no file; both say what to do.
     """
     if named is None:
-        named = os.environ.get(PATH_VARIABLE) or _data_folder() / FILE_NAME
+        named = os.environ.get(PATH_VARIABLE) or _data_folder(make=make_folder) / FILE_NAME
     text = str(named)
     if text.startswith(":memory:"):
         raise ConfigurationError(
@@ -35,22 +36,31 @@ def place(named: str | Path | None = None) -> str | Path:
         return Path(named).expanduser().resolve()
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, an unknown user, a NUL byte
         raise LedgerError(
-            f"the ledger {short(text)} cannot be found: {_why(error)}; name another file (Guard(path), --db FILE"
-            f" or {PATH_VARIABLE})"
+            f"the ledger {short(text)} cannot be found: {_gone(text) or _why(error)}; name another file (Guard(path),"
+            f" --db FILE or {PATH_VARIABLE})"
         ) from error
 
 
-def _data_folder() -> Path:
+def _data_folder(*, make: bool) -> Path:
     from platformdirs import user_data_path
 
     try:
-        return user_data_path("costguard", appauthor=False, ensure_exists=True)
+        return user_data_path("costguard", appauthor=False, ensure_exists=make)
     except (OSError, RuntimeError, ValueError) as error:
         where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
         raise LedgerError(
             f"the data folder cannot be made ({where}{_why(error)}); name a ledger with Guard(path), --db FILE or"
             f" {PATH_VARIABLE}"
         ) from error
+
+
+def _gone(text: str) -> str:
+    """That there is no folder any more to begin from, if that is what is wrong with a relative path."""
+    try:
+        Path.cwd()
+    except OSError:
+        return "" if Path(text).is_absolute() else "the folder that this program was started in is gone; go to another"
+    return ""
 
 
 def _why(error: Exception) -> str:

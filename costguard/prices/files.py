@@ -48,6 +48,8 @@ def shipped_folder() -> Path:
 def read(file: Path) -> ModelPrices:
     """Read one price file. PriceFileError names the file and the key that cannot be used."""
     try:
+        if file.exists() and not file.is_file():  # a pipe would be waited for
+            raise OSError(0, "it is no regular file; take it out of the folder")
         document = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise PriceFileError(f"{file}: cannot be read: {error.strerror}") from error

@@ -11,6 +11,7 @@ from typing import NoReturn
 from costguard.errors import ConfigurationError, PriceFileError
 from costguard.money import parse_usd
 from costguard.prices.price import COUNT_MAX
+from costguard.projects import check_name
 
 RATE_MAX_USD = 10**6
 """No rate or fee may pass this (USD): one line of `COUNT_MAX` tokens then stays within 64 bits."""
@@ -29,7 +30,8 @@ class Table:
 
     def refuse(self, key: str, why: str) -> NoReturn:
         """PriceFileError: `key` of this table cannot be used, and `why`."""
-        raise PriceFileError(f"{self._file}: {self._where}{key}: {why}")
+        shown = key if key.isprintable() else ascii(key)
+        raise PriceFileError(f"{self._file}: {self._where}{shown}: {why}")
 
     def has(self, key: str) -> bool:
         """Whether `key` is there; from now on it is a known one."""
@@ -137,4 +139,8 @@ class Table:
     def _checked_name(self, key: str, value: object) -> str:
         if not isinstance(value, str) or not _NAME.fullmatch(value):
             self.refuse(key, f"expected a name of 1 to 200 characters without blanks, got {value!r}")
+        try:
+            check_name(value, "name")
+        except ConfigurationError as error:
+            self.refuse(key, str(error))
         return value

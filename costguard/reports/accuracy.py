@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
 
 from costguard import money
+from costguard.modalities import MODALITIES, REPORTED
 
 if TYPE_CHECKING:
     from costguard.ledger.records import Settled
@@ -60,7 +61,7 @@ def accuracy(settled: Iterable[Settled]) -> list[AccuracyRow]:
     Left out are attempts that had no estimate (a ceiling stood in), and tokens that no breakdown itemizes.
     """
     groups: dict[tuple[str, str], _Sum] = {}
-    names: dict[str, None] = dict.fromkeys(("TEXT", "IMAGE", "AUDIO", "VIDEO", "DOCUMENT"))
+    names: dict[str, None] = dict.fromkeys(MODALITIES)
     for attempt in settled:
         if attempt.expected is None or attempt.upper is None or attempt.seen < 1:
             continue
@@ -98,10 +99,12 @@ def over_line(rows: Sequence[AccuracyRow]) -> str:
 def _estimated(estimate: str, billed: dict[str, int]) -> dict[str, tuple[int, int]]:
     """Tokens of one result: modality -> (expected, upper)."""
     found = {what: (count[0], count[1]) for what, count in json.loads(estimate).items() if what != "media"}
-    if "DOCUMENT" in found and "DOCUMENT" not in billed and "IMAGE" in billed:
+    for modality in found.keys() - billed.keys():
         # The provider may report a document's pages as images.
-        document, image = found.pop("DOCUMENT"), found.get("IMAGE", (0, 0))
-        found["IMAGE"] = (document[0] + image[0], document[1] + image[1])
+        told_as = next((name for name in REPORTED.get(modality, ()) if name in billed), None)
+        if told_as is not None:
+            own, other = found.pop(modality), found.get(told_as, (0, 0))
+            found[told_as] = (own[0] + other[0], own[1] + other[1])
     return found
 
 

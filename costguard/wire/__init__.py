@@ -12,5 +12,6 @@ NATIVE: Dialect = Runware()
 DIALECTS: tuple[Dialect, ...] = (NATIVE,)
 """Every dialect, in the order that they are asked whether a POST is theirs."""
 
-UNMETERED: tuple[Known, ...] = (OpenAIStyle(),)
-"""Wires whose paths are known and whose costs are not read yet: a hard budget refuses them."""
+UNMETERED: tuple[Known, ...] = (OpenAIStyle(), OpenAIStyle(by_path=True))
+"""Wires whose paths are known and whose costs are not read yet: a hard budget refuses them. The last that may have a
+POST is asked."""

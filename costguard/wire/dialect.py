@@ -159,6 +159,16 @@ class Request(Protocol):
         """Lower the allowance of one of its tasks to `tokens` completion tokens."""
 
 
+class Named(NamedTuple):
+    """A body whose billable tasks have names, and nothing else done to it.
+
+    `body`: None if it is the caller's own. `tasks`: name and model (else task type) of each.
+    """
+
+    body: bytes | None
+    tasks: tuple[tuple[str, str], ...]
+
+
 class Listener(Protocol):
     """What hears a stream that answers some tasks. Nothing raises, no text is kept."""
 
@@ -191,6 +201,12 @@ class Dialect(Known, Protocol):
         """The tasks of a POST's body, made ready to be billed.
 
         `NotTasks` for what is readable and of another kind, InvalidRequest for what cannot be read.
+        """
+
+    def name_tasks(self, body: bytes) -> Named | None:
+        """Name the billable tasks that have no name, for a POST that nothing is recorded of; raises nothing.
+
+        None for what cannot be read, or is of another kind: it is to be sent as it is.
         """
 
     def task(self, told: Mapping[str, Any]) -> Task:

@@ -204,9 +204,25 @@ def test_a_data_folder_that_cannot_be_made_is_one_line(tmp_path: Path, monkeypat
     monkeypatch.setenv("HOME", str(tmp_path / "file"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "file/data"))
     monkeypatch.delenv("COSTGUARD_DB", raising=False)
-    result = CliRunner().invoke(main, ["status"])
-    assert result.exit_code == 1
-    assert result.stderr.startswith("Error: the data folder cannot be made")
+    for args, said in (
+        (["budget", "set", "acme", "1"], "the data folder cannot be made"),
+        (["status"], "no ledger at"),
+    ):
+        result = CliRunner().invoke(main, args)
+        assert result.exit_code == 1
+        assert result.stderr.startswith(f"Error: {said}")
+
+
+@pytest.mark.parametrize("command", READING, ids=" ".join)
+def test_reading_where_no_ledger_is_makes_no_data_folder_either(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.delenv("COSTGUARD_DB", raising=False)
+    result = CliRunner().invoke(main, list(command))
+    assert (result.exit_code, result.stderr.startswith("Error: no ledger at")) == (1, True)
+    assert list(tmp_path.iterdir()) == []
 
 
 # -- budgets and ceilings -----------------------------------------------------------------------
@@ -322,7 +338,7 @@ def test_status_shows_windows_in_the_budgets_own_zone(run: Run, make_guard: Make
                 "project": "acme/search", "per": "task", "timezone": "UTC", "window_start": None,
                 "window_end": None, **amounts(5 * 10**8, 0, 0), "used_percent": None,
             },
-        ],
+        ],        "defaults": [],
     }  # fmt: skip
     rows = list(csv.DictReader(io.StringIO(run("status", "--format", "csv").stdout)))
     assert [row["project"] for row in rows] == ["/", "acme", "acme/search", "other"]
@@ -341,7 +357,7 @@ def test_status_without_budgets_says_so(run: Run, make_guard: MakeGuard) -> None
     make_guard()
     assert run("status").stdout == "No budgets.\n"
     assert run("status", "acme").stdout == "No budget covers acme, and there is none below it.\n"
-    assert document(run("status", "--format", "json")) == {"schema": 1, "budgets": []}
+    assert document(run("status", "--format", "json")) == {"schema": 1, "budgets": [], "defaults": []}
 
 
 @pytest.mark.parametrize(("amount", "code"), [("0.5", 0), ("0.500000001", 3), ("0", 0)])

@@ -13,12 +13,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from conftest import Clock
+from ledgers import DAY_US, NOW_US, a_charge, hold
 
 from costguard import Guard
 from costguard.cli import main
 from costguard.cli.app import Session
-from costguard.cli.suggesting import did_you_mean, hint
+from costguard.cli.hints import near_month
+from costguard.cli.suggesting import did_you_mean, near_project
 from costguard.errors import ConfigurationError
+from costguard.ledger.records import Settle
 
 Run = Callable[..., Result]
 
@@ -51,8 +54,10 @@ def test_a_budget_set_again_keeps_what_is_not_named(run: Run) -> None:
     run("budget", "set", "acme", "300", "--floor", "9", "--warn", "")
     assert listed(run) == [{**before, "limit": "300.00", "floor_tokens": 9, "warn_at": []}]
     run("budget", "set", "acme", "300", "--action", "warn")
-    assert (listed(run)[0]["action"], listed(run)[0]["floor_tokens"]) == ("warn", 1)
-    assert "goes with the action" in run("budget", "set", "acme", "300", "--floor", "9", code=1).stderr
+    assert (listed(run)[0]["action"], listed(run)[0]["floor_tokens"]) == ("warn", 9)
+    assert "goes with the action" in run("budget", "set", "acme", "300", "--floor", "8", code=1).stderr
+    run("budget", "set", "acme", "300", "--action", "clamp")
+    assert (listed(run)[0]["action"], listed(run)[0]["floor_tokens"]) == ("clamp", 9)
 
 
 def test_if_absent_leaves_a_budget_as_it_is(run: Run) -> None:
@@ -61,6 +66,47 @@ def test_if_absent_leaves_a_budget_as_it_is(run: Run) -> None:
         "acme per month: 200.00 USD, UTC, block; as it was\n"
     )
     assert [(one["limit"], one["action"]) for one in listed(run)] == [("200.00", "block")]
+
+
+def test_if_absent_leaves_a_default_in_force_and_says_which(run: Run) -> None:
+    run("budget", "set", "tenants/*", "5")
+    for _ in range(2):
+        said = run("budget", "set", "tenants/bob", "100", "--if-absent").stdout
+        assert said == "tenants/bob per month: 5.00 USD, UTC, block; as it was, by tenants/*\n"
+    assert [one["project"] for one in listed(run)] == ["tenants/*"]
+    run("check", "tenants/bob", "6", code=3)
+    run("budget", "set", "tenants/bob", "100", "--per", "day", "--if-absent")
+    assert [(one["project"], one["per"]) for one in listed(run)] == [("tenants/*", "month"), ("tenants/bob", "day")]
+
+
+def test_a_child_s_own_budget_keeps_what_is_not_named_of_its_default(run: Run) -> None:
+    run("budget", "set", "tenants/*", "5", *TERMS)
+    said = run("budget", "set", "tenants/zoo", "6").stdout.splitlines()
+    default, own = listed(run)
+    assert own == {**default, "project": "tenants/zoo", "limit": "6.00"}
+    assert said[1] == f"before: {said[0].replace('6.00', '5.00')}"
+    said = run("budget", "set", "tenants/ada", "5", "--action", "warn", "--warn", "").stdout.splitlines()
+    assert said[0] == "tenants/ada per month: 5.00 USD, Asia/Tokyo, warn, waits up to 2 s"
+    assert said[1].endswith("5.00 USD, Asia/Tokyo, clamp, floor 256 tokens, waits up to 2 s, alerts at 50, 80 %")
+
+
+def test_status_lists_defaults_as_what_children_have_who_have_none(run: Run, clock: Clock) -> None:
+    run("budget", "set", "tenants/*", "5", "--action", "warn", "--timezone", "Asia/Tokyo")
+    default = {
+        "project": "tenants/*", "per": "month", "timezone": "Asia/Tokyo", "limit": "5.00", "action": "warn",
+    }  # fmt: skip
+    for args in ((), ("tenants",), ("/",)):
+        told = json.loads(run("status", *args, "--format", "json").stdout)
+        assert (told["budgets"], told["defaults"]) == ([], [default])
+        lines = run("status", *args).stdout.splitlines()
+        assert lines[0] == "By default, for each child that has no budget of its own:"
+        assert lines[-1].split() == ["tenants/*", "month", "5.00", "Asia/Tokyo", "warn"]
+    for args in (("tenants/zoo",), ("other",)):
+        assert json.loads(run("status", *args, "--format", "json").stdout)["defaults"] == []
+    assert run("status", "other").stdout == "No budget covers other, and there is none below it.\n"
+    run("budget", "set", "acme", "1")
+    both = run("status").stdout
+    assert both.index("acme") < both.index("By default") < both.index("tenants/*")
 
 
 def test_a_default_for_children_is_set_listed_and_removed(run: Run) -> None:
@@ -158,15 +204,86 @@ def test_names_are_near_in_any_case_and_the_right_one_is_no_hint() -> None:
     assert did_you_mean("acme", ["acme"]) == did_you_mean("acme", []) == ""
 
 
-def test_a_hint_knows_the_ledger_s_projects_models_and_months(guard: Guard) -> None:
-    from ledgers import an_attempt
-
-    guard.ledger.admit("acme/search/prod", guard.now_us(), [an_attempt(1)])
+def test_the_ledger_names_its_projects_with_those_above_its_models_and_months(guard: Guard) -> None:
+    (attempt,) = hold(guard.ledger, 1, project="acme/search/prod")
+    hold(guard.ledger, 1, project="open")
+    guard.ledger.conclude(guard.now_us(), [Settle(attempt, a_charge(1))])
     guard.set_budget("billing", 1)
-    for what, text, near in (
-        ("project", "acme/serach", "acme/search"), ("project", "biling", "billing"), ("model", "google:gemini@3-flas",
-         "google:gemini@3-flash"), ("month", "2026-12", "2026-11"),
-    ):  # fmt: skip
-        assert hint(guard.ledger, what, text).startswith(f"; did you mean '{near}'")
-    for what, text in (("project", "acme"), ("project", "/"), ("month", "2026-11"), ("project", "zzz")):
-        assert hint(guard.ledger, what, text) == ""
+    guard.set_budget("tenants/*", 1)
+    guard.set_budget("/*", 1, per="day")
+    assert guard.ledger.named("project") == [
+        "/", "/*", "acme", "acme/search", "acme/search/prod", "billing", "open", "tenants", "tenants/*",
+    ]  # fmt: skip
+    assert guard.ledger.named("model") == ["google:gemini@3-flash"]
+    assert guard.ledger.named("month") == ["2026-11"]
+
+
+@pytest.mark.parametrize(
+    ("project", "near"),
+    [
+        ("acme/serach", "acme/search"),
+        ("amce/search", "acme/search"),
+        ("ACME/search", "acme/search"),
+        ("tenats/*", "tenants/*"),
+        ("acme/search", ""),
+        ("acme/billing", ""),
+        ("acme/search/new", ""),
+        ("acme/team2", ""),
+        ("tenants/x", ""),
+        ("zzz", ""),
+    ],
+)
+def test_a_project_is_near_where_the_part_that_differs_is(project: str, near: str) -> None:
+    known = ["/", "acme", "acme/search", "acme/team1", "tenants", "tenants/*"]
+    assert near_project(project, known) == (f"; did you mean {near!r}?" if near else "")
+
+
+def test_a_misspelt_project_is_told_though_a_budget_covers_it(run: Run) -> None:
+    run("budget", "set", "acme", "100")
+    run("budget", "set", "acme/search", "1")
+    for args in (("check", "acme/serach", "1"), ("status", "acme/serach"), ("budget", "log", "acme/serach")):
+        told = run(*args)
+        assert told.stderr == (
+            "No charge, no hold and no budget is of acme/serach; did you mean 'acme/search'?\n"
+        ), args  # fmt: skip
+    for args in (("check", "acme/search", "1"), ("status", "acme"), ("check", "acme/other", "1"), ("status", "new")):
+        assert run(*args).stderr == ""
+
+
+def test_a_budget_on_a_misspelt_project_is_made_and_said(run: Run) -> None:
+    run("budget", "set", "acme/search", "1")
+    told = run("budget", "set", "acme/serach", "5")
+    assert told.stderr == "no project of that name is known yet; did you mean 'acme/search'?\n"
+    assert told.stdout == "acme/serach per month: 5.00 USD, UTC, block\n"
+    assert run("budget", "set", "acme/serach", "6").stderr == run("budget", "set", "acme/x", "6").stderr == ""
+
+
+def test_a_month_without_charges_is_told_with_those_that_have_some(run: Run, make_guard: Callable[..., Guard]) -> None:
+    guard = make_guard()
+    assert run("report", "--month", "2026-10").stderr == "", "an empty ledger has no months"
+    hold(guard.ledger, 1)
+    for command in ("report", "accuracy"):
+        assert (
+            run(command, "--month", "2026-10").stderr == "No charge and no hold is of 2026-10; there are of 2026-11\n"
+        )
+    assert run("report", "--month", "2026-11").stderr == ""
+    for month in range(1, 8):
+        hold(guard.ledger, 1, at_us=NOW_US - month * 31 * DAY_US)
+    assert run("report", "--month", "2025-01").stderr.endswith("there are of 2026-04 to 2026-11\n")
+
+
+def test_a_hint_at_a_month_is_one_that_may_be_named_and_was_not() -> None:
+    assert near_month("2026-13") == "; did you mean '2026-12'?"
+    assert near_month("11/2026") == "; did you mean '2026-11'?"
+    for text in ("0000-01", "9999-12", "9999-13", "2026-11", "x", "1969-1"):
+        assert near_month(text) == ""
+
+
+@pytest.mark.parametrize("name", ["a\nb", "x\u2028y", "x\u2029y", "\x1b[2J", "a\u200bb"])
+def test_a_ceiling_s_name_has_no_character_that_breaks_lines_or_is_not_seen(run: Run, ledger: Path, name: str) -> None:
+    assert (
+        f"U+{min(ord(c) for c in name if not c.isprintable()):04X}" in run("ceiling", "set", name, "1", code=2).stderr
+    )
+    assert not ledger.exists()
+    with Guard(ledger) as guard, pytest.raises(ConfigurationError, match=r"^ceiling: .* contains the"):
+        guard.set_ceiling(name, 1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -139,6 +141,98 @@ def test_a_path_that_leads_nowhere_is_one_line_that_names_it(
     assert result.stderr.startswith("Error: ")
     assert result.stderr.count("\n") == 1
     assert path[:8] in result.stderr
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo", "device"])
+@pytest.mark.parametrize(
+    "args", [("status",), ("report",), ("verify",), ("budget", "list"), ("budget", "set", "acme", "1")], ids=" ".join
+)
+def test_a_ledger_that_is_no_file_is_one_line_and_nothing_is_made_beside_it(
+    kind: str, args: tuple[str, ...], tmp_path: Path
+) -> None:
+    path = tmp_path / "ledger"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path = Path(os.devnull)
+    there = set(tmp_path.iterdir())
+    done = shell('timeout 30 "$@"', "--db", str(path), *args)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
+    assert done.stderr.startswith("Error: ")
+    assert str(path) in done.stderr
+    assert "hard link" not in done.stderr
+    assert kind != "folder" or "is a folder" in done.stderr
+    assert set(tmp_path.iterdir()) == there
+
+
+@pytest.mark.parametrize(
+    "args", [("status",), ("budget", "set", "acme", "1"), ("demo", "--keep", "x.db")], ids=" ".join
+)
+def test_a_folder_that_is_gone_is_said_with_the_file_that_was_looked_for_in_it(
+    args: tuple[str, ...], tmp_path: Path
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    named = () if args[0] == "demo" else ("--db", "x.db")
+    done = shell(f'cd {gone}; rmdir {gone}; "$@"', *args, *named)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == "" or args[0] == "demo"
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.count("\n") == 1
+    assert "x.db" in done.stderr
+    assert "is gone; go to another" in done.stderr
+
+
+@pytest.mark.parametrize("command", [("prices", "list"), ("prices", "show", "x"), ("estimate", "-")], ids=" ".join)
+def test_a_price_file_that_is_no_regular_file_is_refused_and_not_waited_for(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "x.toml")
+    done = shell('timeout 30 "$@"', *command, "--prices", str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert (
+        done.stderr == f"Error: {tmp_path}/x.toml: cannot be read: it is no regular file; take it out of the folder\n"
+    )
+
+
+@pytest.mark.parametrize("instruction", ["bash_complete", "zsh_complete", "fish_complete"])
+@pytest.mark.parametrize(
+    "words", [{}, {"COMP_WORDS": "costguard st"}, {"COMP_WORDS": "costguard '", "COMP_CWORD": "x"}]
+)
+def test_a_completion_that_no_shell_asks_for_is_one_line_or_none(instruction: str, words: dict[str, str]) -> None:
+    env = {**os.environ, **words, "_COSTGUARD_COMPLETE": instruction}
+    done = subprocess.run(
+        [sys.executable, "-c", "from costguard.cli import main; main(prog_name='costguard')"],
+        env={**env, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    assert (done.returncode, done.stderr.count("\n")) in ((2, 1), (0, 0))
+    assert done.returncode == 0 or done.stderr.startswith("Error: completion is asked for by a shell")
+
+
+def test_a_very_long_path_is_shortened_in_the_middle_of_an_error(tmp_path: Path) -> None:
+    folder = "/".join(["folder"] * 300)
+    for args in (("--db", f"{folder}/end.db", "status"), ("estimate", f"{folder}/end.db")):
+        done = shell('"$@"', *args)
+        assert done.returncode in (1, 2)
+        (said,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+        assert "folder/folder" in said
+        assert "..." in said
+        assert "end.db" in said
+        assert len(said) < 500
+
+
+def test_a_body_is_not_left_open_by_an_argument_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "body.json").write_text("[]")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        result = CliRunner().invoke(main, ["estimate", str(tmp_path / "body.json"), "one too many"])
+        code = result.exit_code
+        del result  # with the traceback, which would keep an open file
+        gc.collect()
+    assert (code, [str(warning.message) for warning in told]) == (2, [])
 
 
 def test_a_nul_character_among_the_arguments_is_a_usage_error() -> None:

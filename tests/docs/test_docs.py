@@ -86,6 +86,26 @@ def test_every_snippet_of_the_document_runs(reader: Reader, standin: StandIn, do
     reader.read(text, str(document))
 
 
+@pytest.mark.parametrize("mode", ["observe", "off"])
+@pytest.mark.parametrize("is_usable", [True, False])
+@pytest.mark.parametrize("page", ["README.md", "docs/first-program.md", "docs/guide.md"])
+def test_the_programs_of_the_first_pages_run_in_every_mode_and_without_a_ledger(
+    reader: Reader, page: str, is_usable: bool, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they print is another matter, so it is not compared."""
+    monkeypatch.setenv("COSTGUARD", mode)
+    if not is_usable:
+        Path("costguard.db").mkdir()
+    text = []
+    for block in blocks((ROOT / page).read_text(encoding="utf-8")):
+        if block.language == "python":
+            text.append(f"```{' '.join((block.language, *block.flags))}\n{block.code}```\n")
+            if block.file is not None and not block.file.startswith("test_"):
+                text.append(f"```console\n$ python {block.file}\n```\n")
+    assert text
+    reader.read("\n".join(text), page)
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_within_the_project_lead_somewhere(document: Path) -> None:
     for target, part in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", document.read_text(encoding="utf-8")):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Generator
 from typing import Any
 
 import httpx
@@ -70,6 +71,28 @@ def test_a_coroutine_that_a_plain_function_returns_is_said_and_warns_of_nothing(
     with httpx.Client(base_url=API, transport=guard.transport(standin.transport())) as client:
         assert client.post("/v1", json=[a_task()]).status_code == 200
     assert "on_alert returned a coroutine, which was not awaited" in caplog.text
+
+
+class Awaitable:
+    def __await__(self) -> Generator[None]:
+        yield
+
+
+async def generated() -> AsyncIterator[None]:
+    yield
+
+
+@pytest.mark.parametrize("kind", ["object", "future", "generator"])
+def test_whatever_else_wants_to_be_awaited_is_said(
+    kind: str, make_guard: MakeGuard, standin: StandIn, caplog: pytest.LogCaptureFixture
+) -> None:
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        make = {"object": Awaitable, "future": loop.create_future, "generator": generated}[kind]
+        guard = make_guard(on_alert=lambda alert: make())
+        guard.set_budget("acme", "0.001", warn_at=(1,))
+        with httpx.Client(base_url=API, transport=guard.transport(standin.transport())) as client:
+            assert client.post("/v1", json=[a_task()]).status_code == 200
+    assert "which was not awaited" in caplog.text
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "trio", "none"])

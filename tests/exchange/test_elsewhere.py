@@ -42,6 +42,11 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
         ("/v1/responses", {"model": "gpt", "input": "x"}),
         ("/v1/messages/", CHAT),
         ("/v1/completions", {"model": "gpt", "prompt": "x"}),
+        ("/openai/deployments/gpt-4/chat/completions", {"messages": []}),
+        ("/openai/deployments/gpt-4/completions", {"prompt": "x"}),
+        ("/v1/chat/completions", {"messages": CHAT["messages"]}),
+        ("/v1/responses", {"prompt": {"id": "x"}}),
+        ("/v1/responses", {"prompt": {"id": "x"}, "input": "x"}),
     ],
 )
 def test_it_is_said_once_a_host_and_guard(path: str, body: Any, post: Post, caplog: pytest.LogCaptureFixture) -> None:
@@ -68,6 +73,11 @@ def test_many_threads_say_it_once(post: Post, caplog: pytest.LogCaptureFixture) 
         ("https://crm.example/api/messages", {"to": "x", "messages": ["hello"]}),
         ("https://crm.example/survey/responses", {"model": 3, "input": "x"}),
         ("https://crm.example/survey/responses", [CHAT]),
+        ("https://crm.example/survey/responses", {"prompt": "x", "input": "y"}),
+        ("https://crm.example/survey/responses", {"prompt": {"id": 7}}),
+        ("https://crm.example/tasks/completions", {"prompt": "x", "messages": []}),
+        ("https://crm.example/chat/completions", {"to": "x"}),
+        ("https://crm.example/chat/completions", ["messages"]),
         ("https://crm.example/survey/responses", b'{"model": "x", "input": '),
         ("https://crm.example/survey/responses", b"\xff\xfe"),
         ("https://crm.example/survey/responses", {"model": "x"}),

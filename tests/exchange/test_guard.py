@@ -658,7 +658,7 @@ def test_a_budget_set_again_keeps_what_is_not_named(make_guard: Callable[..., Gu
     assert guard.set_budget("acme", 300) == replace(first, limit_nanos=300 * 10**9)
     assert guard.set_budget("acme", 300, wait=0).wait_ms == 0
     changed = guard.set_budget("acme", 300, action="block", warn_at=())
-    assert (changed.floor_tokens, changed.warn_at, changed.timezone) == (1, (), "Asia/Tokyo")
+    assert (changed.floor_tokens, changed.warn_at, changed.timezone) == (256, (), "Asia/Tokyo")
     assert guard.set_budget("acme/new", 1).timezone == "UTC", "a new budget has the defaults"
     with pytest.raises(ConfigurationError, match=r"^floor: goes with the action 'clamp'"):
         guard.set_budget("acme", 300, floor=9)
@@ -673,7 +673,7 @@ def test_a_program_s_default_leaves_an_operator_s_budget_as_it_is(make_guard: Ca
     assert guard.set_budget("acme", 200, action="block", if_absent=True) == operators
     assert guard.budgets() == [operators]
     guard.set_budget("acme/*", 5)
-    assert guard.set_budget("acme/a", 7, if_absent=True).limit == 7, "a default is not the child's own"
+    assert guard.set_budget("acme/a", 7, if_absent=True).limit == 5, "a default is in force"
 
 
 def test_a_default_refuses_as_the_child_s_own(

@@ -15,7 +15,7 @@ from conftest import API, a_task
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from costguard import Guard
+from costguard import ConfigurationError, Guard
 from costguard.testing import StandIn
 
 
@@ -156,3 +156,29 @@ def test_any_entering_and_leaving_in_any_contexts_ends_in_no_scope(guard: Guard,
     for left, halves in enumerate(entered.values()):
         contexts[left % 3].run(next, halves, None)
     assert {context.run(guard.gate.options).project for context in contexts} == {"acme/search"}
+
+
+def test_one_scope_is_entered_once(guard: Guard, project: Callable[[], str]) -> None:
+    scope = guard.scope(project="acme/x")
+    with scope:
+        with pytest.raises(ConfigurationError, match=r"call guard.scope\(…\) for each `with`"), scope:
+            raise AssertionError
+        assert project() == "acme/x"
+    with pytest.raises(ConfigurationError, match="entered before"), scope:
+        raise AssertionError
+    assert project() == "acme/search"
+
+
+def test_a_decorated_function_is_in_its_scope_at_every_call(guard: Guard, project: Callable[[], str]) -> None:
+    @guard.scope(project="acme/x")
+    def call(depth: int) -> list[str]:
+        return [project(), *(call(depth - 1) if depth else [])]
+
+    assert call(2) + call(0) == ["acme/x"] * 4
+    assert project() == "acme/search"
+
+
+def test_a_mistake_in_a_scope_is_said_where_it_is_made(guard: Guard) -> None:
+    for mistake in ({"project": "//"}, {"tags": {"a": 1}}):
+        with pytest.raises(ConfigurationError):
+            guard.scope(**mistake)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import sqlite3
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,36 @@ def test_a_child_s_own_budget_takes_the_default_s_place_and_keeps_the_balance(le
     assert balance(ledger, "acme/a") == (0, 180)
     hold(ledger, 120, project="acme/a")
     assert not ledger.remove_budget("acme/a", "total", NOW_US), "it has none of its own"
+
+
+@pytest.mark.parametrize("has_row", [False, True])
+def test_a_child_s_own_goes_on_from_the_terms_of_its_default(ledger: Ledger, has_row: bool) -> None:
+    default(ledger, timezone="Asia/Tokyo", warn_at=(50,), action="clamp", floor=9, wait=2)
+    if has_row:
+        hold(ledger, 60, project="acme/a")
+    change = functools.partial(make_budget, "acme/a", "0.0000002", per="total")
+    now, before = ledger.change_budget("acme/a", "total", change, NOW_US)
+    (stated,) = [one for one in ledger.budgets() if one.project == "acme/*"]
+    assert before == replace(stated, project="acme/a")
+    assert now == replace(before, limit_nanos=200)
+    assert ledger.budgets() == [stated, now]
+    assert balance(ledger, "acme/a") == (0, 60 * has_row)
+
+
+@pytest.mark.parametrize("has_row", [False, True])
+def test_if_absent_changes_nothing_where_a_default_is_in_force(ledger: Ledger, has_row: bool) -> None:
+    default(ledger)
+    if has_row:
+        hold(ledger, 60, project="acme/a")
+    logged = ledger.changes()
+    change = functools.partial(make_budget, "acme/a", 100, per="total", action="warn")
+    now, before = ledger.change_budget("acme/a", "total", change, NOW_US, if_absent=True)
+    assert now == before == make_budget("acme/a", "0.0000001", per="total")
+    assert ledger.changes() == logged
+    assert isinstance(ledger.admit("acme/a/x", NOW_US, [an_attempt(101)]), Refused)
+    below, _ = ledger.change_budget("acme/a/x", "total", functools.partial(make_budget, "acme/a/x", 3, per="total"),
+                                    NOW_US, if_absent=True)  # fmt: skip
+    assert below.limit == 3, "a default is for direct children"
 
 
 def test_a_default_and_a_child_s_own_of_another_period_stand_side_by_side(ledger: Ledger) -> None:

@@ -14,6 +14,7 @@ from ledgers import NOW_US, open_ledger, verified
 from costguard.budgets import make_budget
 from costguard.errors import ConfigurationError
 from costguard.ledger import owner
+from costguard.ledger.absent import NoLedger
 from costguard.ledger.accounting.book import Ledger
 
 
@@ -61,6 +62,14 @@ def test_what_changes_nothing_is_not_logged(ledger: Ledger) -> None:
         ledger.set_budget(make_budget("acme/*", 1), NOW_US)
     assert not ledger.remove_budget("other", "month", NOW_US)
     assert len(ledger.changes()) == 3
+
+
+@pytest.mark.parametrize("name", ["a\nb", "x\u2028y", "\x85", "a\u200bb", "\udcff"])
+def test_a_ceiling_for_a_name_that_nothing_can_have_is_refused(ledger: Ledger, name: str) -> None:
+    for found in (ledger, NoLedger("gone")):
+        with pytest.raises(ConfigurationError, match=r"^ceiling: .* contains the"):
+            found.set_ceiling(name, 1, NOW_US)
+    assert ledger.ceilings() == {}
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from costguard.wire.dialect import (
     Ending,
     Figures,
     Judgement,
+    Named,
     NotTasks,
     Refused,
     Request,
@@ -85,6 +86,9 @@ class Tiny:
         if not isinstance(told, dict) or "ask" not in told:
             raise NotTasks("tiny: nothing is asked")
         return TinyRequest(body, self.task(told))
+
+    def name_tasks(self, body: bytes) -> Named | None:
+        return None
 
     def task(self, told: Mapping[str, Any]) -> Task:
         raw = {**told, "tell": True}

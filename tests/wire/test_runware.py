@@ -35,7 +35,7 @@ def test_native_endpoints_are_surely_its_own_and_any_other_post_may_be(target: T
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/completions"])
 def test_the_paths_of_the_other_style_are_known_on_the_same_hosts(path: str) -> None:
-    (known,) = UNMETERED
+    known = UNMETERED[0]
     assert known.claims(Target("api.runware.ai", path))
     assert known.claims(Target("llm.example", path, "/v1"))
     assert not known.claims(Target("llm.example", path))

@@ -13,7 +13,7 @@ from costguard.ledger.accounting.sql import admitted_in, covered
 from costguard.ledger.engine import Tx
 from costguard.ledger.owner import who
 from costguard.ledger.records import Change
-from costguard.projects import child_of, is_default, like, parent_of
+from costguard.projects import check_name, child_of, is_default, like, parent_of
 
 
 class Make(Protocol):
@@ -35,7 +35,8 @@ class Setting(Limits):
     ) -> tuple[Budget, Budget | None]:
         """Set the budget (project, per) to what `make` makes of it, in one transaction: (as it is now, as it was).
 
-        With `if_absent` one that was set stays as it is. What changes nothing is no change, and not logged.
+        As it was: a child without one of its own had its default's, and goes on from there. With `if_absent` what
+        applies, set or by default, stays as it is. What changes nothing is no change, and not logged.
         """
         return self._engine.write(lambda tx: self._change(tx, project, per, make, at_us, if_absent=if_absent))
 
@@ -44,9 +45,11 @@ class Setting(Limits):
     ) -> tuple[Budget, Budget | None]:
         found = self._find_budget(tx, project, per)
         own = found[1] if found and found[2] is None else None
-        if own is not None and if_absent:
-            return own, own
-        budget = make(old=own)
+        default = None if own else self._default_of(tx, project, per)
+        before = own or (replace(default[1], project=project) if default else None)
+        if before is not None and if_absent:
+            return before, before
+        budget = make(old=before)
         if budget == own:
             return budget, own
         tx.run(
@@ -57,13 +60,13 @@ class Setting(Limits):
         self._budgets_changed(tx)
         if not is_default(project):
             self._put(tx, budget, at_us, None, found[1] if found else None)
-            return budget, own
+            return budget, before
         default_id = self._write_budget(tx, budget, None)
         for _, *rest in tx.all(f"SELECT {BUDGET} FROM budgets WHERE like_id = ?", (default_id,)):
             child = read_budget(*rest)
             self._put(tx, replace(budget, project=child.project), at_us, default_id, child)
         self._open_children(tx, default_id, budget, at_us)
-        return budget, own
+        return budget, before
 
     def _put(self, tx: Tx, budget: Budget, at_us: int, like_id: int | None, old: Budget | None) -> None:
         """Write a budget and begin its balance; `old`: what stood in its row before."""
@@ -122,6 +125,11 @@ class Setting(Limits):
         row = tx.one(f"SELECT {BUDGET}, like_id FROM budgets WHERE project = ? AND per = ?", (project, per))
         return (row[0], read_budget(*row[1:-1]), row[-1]) if row else None
 
+    def _default_of(self, tx: Tx, project: str, per: str) -> tuple[int, Budget, int | None] | None:
+        """The row of the default that covers `project` where it has no budget of its own per `per`."""
+        name = like(project)
+        return self._find_budget(tx, name, per) if name else None
+
     def remove_budget(self, project: str, per: str, at_us: int) -> bool:
         """Forget the budget (project, per); False if there was none. Charges stay."""
 
@@ -138,8 +146,7 @@ class Setting(Limits):
                 "INSERT INTO budget_changes (at_us, change, project, per, who) VALUES (?,'remove',?,?,?)",
                 (at_us, project, per, who()),
             )
-            name = like(project)
-            default = self._find_budget(tx, name, per) if name else None
+            default = self._default_of(tx, project, per)
             if default is not None:
                 self._open_children(tx, default[0], default[1], at_us)
             return True
@@ -147,7 +154,11 @@ class Setting(Limits):
         return self._engine.write(op)
 
     def set_ceiling(self, name: str, nanos: int, at_us: int) -> None:
-        """Worst case per result, in nano-USD, of a model or task type without a price."""
+        """Worst case per result, in nano-USD, of a model or task type without a price.
+
+        ConfigurationError for a name that no model and no task type can have.
+        """
+        check_name(name, "ceiling")
 
         def op(tx: Tx) -> None:
             if tx.one("SELECT 1 FROM ceilings WHERE name = ? AND nanos = ?", (name, nanos)):

@@ -12,7 +12,7 @@ from costguard.ledger.accounting.reading import Reading
 from costguard.ledger.accounting.sql import STANDING, covered, marks
 from costguard.ledger.engine import Tx
 from costguard.ledger.records import Settled, UsageRow
-from costguard.projects import ancestors
+from costguard.projects import ancestors, is_default, parent_of
 
 TOKEN_COMPONENTS = ("prompt", "cache", "completion", "unitemized")
 """Components whose quantity counts tokens; the others count uses, or nothing."""
@@ -121,16 +121,26 @@ class Usage(Reading):
         return self._engine.read(op)
 
     def named(self, what: str) -> list[str]:
-        """Every project, model or month (`YYYY-MM`) of this ledger's tasks, sorted; of projects also those above
-        them, and those with a budget. Reads all attempts: for hints, not for calls.
+        """Every project, model or month (`YYYY-MM`) that something was charged or is held of, sorted.
+
+        Of projects also those above them, and those with a budget, or a default.
         """
         column = {"project": "project", "model": "model", "month": "substr(day, 1, 7)"}[what]
 
         def op(tx: Tx) -> set[str]:
-            found = {name for (name,) in tx.each(f"SELECT DISTINCT {column} FROM attempts")}
+            # Few rows, however many attempts there were.
+            found = {
+                name
+                for (name,) in tx.each(
+                    f"SELECT {column} FROM rollups UNION"
+                    f" SELECT {column} FROM attempts WHERE status IN ('held', 'unresolved')"
+                )
+            }
             if what == "project":
                 found |= {name for (name,) in tx.each("SELECT project FROM budgets WHERE like_id IS NULL")}
-                found = {path for name in found for path in ancestors(name)}
+                defaults = {name for name in found if is_default(name)}
+                below = {*(found - defaults), *map(parent_of, defaults)}
+                found = defaults | {path for name in below for path in ancestors(name)}
             return found
 
         return sorted(self._engine.read(op))

@@ -8,7 +8,7 @@ from typing import Any
 
 from costguard.tasks import Task
 from costguard.wire import sse
-from costguard.wire.dialect import Answers, Judgement, Listener, Request, Target
+from costguard.wire.dialect import Answers, Judgement, Listener, Named, Request, Target
 from costguard.wire.runware import answers, endings, requests
 from costguard.wire.runware.hosts import PATH, is_runware
 from costguard.wire.runware.stream import Reader, read_events
@@ -44,6 +44,10 @@ class Runware:
     def read(self, body: bytes) -> Request:
         """See `Dialect`."""
         return requests.parse_request(body)
+
+    def name_tasks(self, body: bytes) -> Named | None:
+        """See `Dialect`."""
+        return requests.name_tasks(body)
 
     def task(self, told: Mapping[str, Any]) -> Task:
         """See `Dialect`."""

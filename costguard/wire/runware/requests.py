@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from costguard.errors import InvalidRequest
 from costguard.tasks import Delivery, Prompt, Task, canonical
 from costguard.wire import strict
-from costguard.wire.dialect import NotTasks
+from costguard.wire.dialect import Named, NotTasks
 from costguard.wire.runware.names import NAME_CHARS_MAX, stored_name, task_name
 from costguard.wire.runware.prompt import read_prompt
 
@@ -124,6 +124,35 @@ def parse_request(body: bytes) -> Request:
         only_added = len(elements) == 1 and len(elements[0]) - fields == changes
         ready = _with_added(body, elements[0], fields) if only_added else None
     return Request(tuple(tasks), ready, single=single, changed=changes > 0)
+
+
+def name_tasks(body: bytes) -> Named | None:
+    """See `Dialect.name_tasks`: a `taskUUID` where it is missing, null or empty, and no other change."""
+    try:
+        found = strict.read(body)
+        elements = found if isinstance(found, list) else [found]
+        if not elements or not all(isinstance(e, dict) and isinstance(e.get("taskType"), str) for e in elements):
+            return None
+        billable = [raw for raw in elements if raw["taskType"] not in FREE_TASK_TYPES]
+        nameless = [raw for raw in billable if raw.get("taskUUID") in (None, "")]
+        fields = len(elements[0])
+        for raw in nameless:
+            raw["taskUUID"] = str(uuid.uuid4())
+        named = None
+        if nameless:
+            only_added = len(elements) == 1 and len(elements[0]) > fields
+            named = _with_added(body, elements[0], fields) if only_added else strict.write(found)
+    except InvalidRequest:
+        return None
+    return Named(
+        named,
+        tuple(
+            [
+                (task_name(raw["taskUUID"]), stored_name(raw.get("model")) or stored_name(raw["taskType"]))
+                for raw in billable
+            ]
+        ),
+    )
 
 
 def _with_added(body: bytes, raw: dict[str, Any], fields: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -75,6 +76,63 @@ def test_what_cannot_be_a_backup_is_an_error_even_with_force(
     assert complaint in ran.stderr
     assert path.read_bytes() == before
     other.close()
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-lock", "-journal"])
+@pytest.mark.parametrize("name", ["used/ledger.db", "other.txt"])
+def test_a_name_that_belongs_to_another_file_is_refused_even_with_force(
+    path: Path, tmp_path: Path, name: str, suffix: str
+) -> None:
+    open_ledger(path).close()
+    (tmp_path / "other.txt").touch()
+    target = tmp_path / f"{name}{suffix}"
+    before = target.read_bytes() if target.exists() else None
+    ran = run(path, "--force", target)
+    assert ran.exit_code == 1
+    assert f"would be taken for a part of {tmp_path / name}" in ran.stderr
+    assert (target.read_bytes() if target.exists() else None) == before
+
+
+def test_a_backup_does_not_take_the_place_of_the_owner_of_a_log(path: Path, tmp_path: Path) -> None:
+    open_ledger(path).close()
+    (tmp_path / "copy.db-wal").touch()
+    ran = run(path, "--force", tmp_path / "copy.db")
+    assert ran.exit_code == 1
+    assert "would be taken for the owner of" in ran.stderr
+    assert not (tmp_path / "copy.db").exists()
+
+
+@pytest.mark.parametrize(("kind", "complaint"), [("pipe", "pipe"), ("link to a folder", "is a folder")])
+def test_only_a_regular_file_is_overwritten(path: Path, tmp_path: Path, kind: str, complaint: str) -> None:
+    open_ledger(path).close()
+    target = tmp_path / "target"
+    if kind == "pipe":
+        os.mkfifo(target)
+    else:
+        target.symlink_to(tmp_path / "used")
+    before = target.lstat()
+    ran = run(path, "--force", target)
+    assert ran.exit_code == 1
+    assert complaint in ran.stderr
+    assert target.lstat() == before
+
+
+def test_a_file_that_came_while_the_copy_was_made_is_not_overwritten(path: Path, tmp_path: Path) -> None:
+    open_ledger(path).close()
+    copy = tmp_path / "copy.db"
+
+    def check(_: Path) -> None:
+        copy.write_text("precious")
+
+    with pytest.raises(LedgerError, match="is there already"):
+        back_up(path, copy, check)
+    assert copy.read_text() == "precious"
+
+
+def test_what_a_killed_backup_left_is_in_nobodys_way(path: Path, tmp_path: Path) -> None:
+    open_ledger(path).close()
+    (tmp_path / f".copy.db-{os.getpid()}").touch()  # in a container, the next one may well have the same pid
+    assert run(path, tmp_path / "copy.db").exit_code == 0
 
 
 def test_without_a_ledger_there_is_nothing_to_copy(path: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
@@ -13,9 +14,11 @@ import pytest
 from ledgers import hold, open_ledger, outcome, python, verified
 
 from costguard.errors import LedgerError
+from costguard.ledger.accounting.book import Ledger
 from costguard.ledger.engines import files, keeping, places
 from costguard.ledger.engines.files import SqliteTx
 from costguard.ledger.engines.reading import ReadEngine
+from costguard.ledger.engines.sqlite import SqliteEngine
 
 
 @pytest.fixture
@@ -63,11 +66,13 @@ def test_files_that_are_removed_while_in_use_are_put_back_with_all_that_was_in_t
 
 
 IDLE = """
-import sys
+import os, sys
 from ledgers import *
 ledger = open_ledger(Path(sys.argv[1]))
 print("open", flush=True)
 for line in sys.stdin:
+    if line == "die\\n":
+        os._exit(0)
     try:
         hold(ledger, 1)
         print("held", flush=True)
@@ -78,7 +83,7 @@ ledger.close()
 
 
 @contextlib.contextmanager
-def idle_program(path: Path) -> Iterator[Callable[[], str]]:
+def idle_program(path: Path) -> Iterator[Callable[..., str]]:
     """A program that has the ledger open, and records one call whenever it is asked to; it says what came of it."""
     program = python(IDLE, path)
     assert program.stdin is not None
@@ -86,8 +91,8 @@ def idle_program(path: Path) -> Iterator[Callable[[], str]]:
     stdin, stdout = program.stdin, program.stdout
     assert stdout.readline() == "open\n"
 
-    def call() -> str:
-        stdin.write("\n")
+    def call(line: str = "") -> str:
+        stdin.write(f"{line}\n")
         stdin.flush()
         return stdout.readline().strip()
 
@@ -197,6 +202,133 @@ def test_with_log_and_lock_file_removed_nobody_begins_anew_beside_a_program_that
     hold(ledger, 1)
     assert outcome(python(OPEN, path)) == "2 tasks"
     ledger.close()
+
+
+def cut_to_nothing(file: Path, older: bytes) -> None:
+    os.truncate(file, 0)
+
+
+def cut_in_half(file: Path, older: bytes) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def overwritten_by_an_older_copy(file: Path, older: bytes) -> None:
+    with file.open("r+b") as opened:
+        opened.write(older)
+        opened.truncate()
+
+
+def overwritten_by_zeros(file: Path, older: bytes) -> None:
+    overwritten_by_an_older_copy(file, bytes(len(older)))
+
+
+HANDS = [cut_to_nothing, cut_in_half, overwritten_by_an_older_copy, overwritten_by_zeros]
+
+
+def nothing_unsaid(path: Path, done: int) -> None:
+    """Whoever opens the ledger now finds `done` holds, or is told that it is not whole."""
+    said = ""
+    try:
+        ledger = open_ledger(path)
+    except LedgerError as error:
+        said = str(error)
+    else:
+        assert len(ledger.tasks()) == done
+        assert verified(ledger)
+        ledger.close()
+    assert not said or any(words in said for words in ("not whole", "does not belong", "emptied", "damaged", "not a"))
+
+
+@pytest.mark.parametrize("hand", HANDS)
+@pytest.mark.parametrize("suffixes", [("-wal",), ("-shm",), ("-wal", "-shm"), ("", "-wal", "-shm")])
+@pytest.mark.parametrize("log_pages", [1, 1000])
+def test_what_is_changed_within_the_files_of_a_running_program_is_refused_or_put_right(
+    path: Path,
+    suffixes: tuple[str, ...],
+    hand: Callable[[Path, bytes], None],
+    log_pages: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(keeping, "LOG_PAGES", log_pages)
+    ledger = open_ledger(path)
+    hold(ledger, *[1] * 3)
+    older = {suffix: beside(path, suffix).read_bytes() for suffix in suffixes}
+    hold(ledger, *[1] * 4)
+    done = 7
+    for suffix in suffixes:
+        hand(beside(path, suffix), older[suffix])
+    for _ in range(2):
+        with contextlib.suppress(LedgerError):
+            hold(ledger, 1)
+            done += 1
+        with contextlib.suppress(LedgerError):
+            assert len(ledger.tasks()) == done
+    ledger.close()
+    if "" in suffixes:
+        assert done == 7  # after a restart it is a copy that was restored
+    else:
+        nothing_unsaid(path, done)
+
+
+@pytest.mark.parametrize("hand", HANDS)
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+def test_what_is_changed_within_the_files_that_a_killed_program_left_is_refused_or_put_right(
+    path: Path, suffix: str, hand: Callable[[Path, bytes], None]
+) -> None:
+    with idle_program(path) as call:
+        for _ in range(3):
+            assert call() == "held"
+        older = beside(path, suffix).read_bytes()
+        for _ in range(4):
+            assert call() == "held"
+        call("die")
+        hand(beside(path, suffix), older)
+    nothing_unsaid(path, 7)
+
+
+def test_a_failed_transaction_leaves_it_known_that_the_log_holds_the_records_of_another(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_ledger(path).close()
+    monkeypatch.setattr(keeping, "LOG_PAGES", 1)  # whoever writes puts the log into the database
+    engine = SqliteEngine(path)
+    ledger = Ledger(engine)
+    hold(ledger, 1)
+    with idle_program(path) as call:
+        assert call() == "held"
+        with pytest.raises(LedgerError):
+            engine.write(lambda tx: tx.run("no statement"))
+        engine._disconnect()
+        call("die")
+    beside(path, "-wal").unlink()
+    with pytest.raises(LedgerError, match="is not whole"):
+        open_ledger(path)
+
+
+def test_a_database_that_is_copied_without_its_log_says_so_where_its_lock_file_comes_along(
+    path: Path, tmp_path: Path
+) -> None:
+    ledger = open_ledger(path)
+    hold(ledger, 1)
+    there = tmp_path / "there"
+    there.mkdir()
+    for suffix in ("", "-lock"):
+        shutil.copy2(beside(path, suffix), there)
+    with pytest.raises(LedgerError, match="is not whole"):
+        open_ledger(there / path.name)
+    ledger.close()
+
+
+def test_a_ledger_that_is_moved_while_in_use_takes_its_records_along(path: Path) -> None:
+    ledger = open_ledger(path)
+    hold(ledger, 1, 1)
+    moved = path.with_name("moved.db")
+    path.rename(moved)
+    assert "they put them back" in outcome(python(OPEN, moved))
+    with pytest.raises(LedgerError, match="moved"):
+        hold(ledger, 1)
+    ledger.close()
+    assert outcome(python(OPEN, moved)) == "2 tasks"
 
 
 def test_what_is_written_while_lock_file_and_log_are_removed_is_not_said_to_be_recorded(path: Path) -> None:

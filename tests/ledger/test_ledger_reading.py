@@ -13,14 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ledgers import NOW_US, hold, kill, open_ledger, outcome, python, verified
+from ledgers import NOW_US, a_charge, hold, kill, open_ledger, outcome, python, verified
 
 from costguard.budgets import make_budget
 from costguard.errors import LedgerError
 from costguard.guard import open_ledger as open_by_guard
 from costguard.ledger.accounting.book import Ledger
-from costguard.ledger.engines import schema
+from costguard.ledger.engines import reading, schema
+from costguard.ledger.engines.files import SqliteTx, blend
 from costguard.ledger.engines.reading import ReadEngine
+from costguard.ledger.records import Release, Settle
 
 
 @pytest.fixture
@@ -204,6 +206,189 @@ def test_an_older_schema_is_brought_up_to_date_by_a_reader_who_may_write(
     engine.close()
 
 
+# Of files that change, or that are not of one moment
+
+
+def come_and_go(path: Path, upper: int = 1) -> None:
+    """A short-lived program: opens, writes, and puts its log away."""
+    ledger = open_ledger(path)
+    hold(ledger, upper)
+    ledger.close()
+
+
+@pytest.mark.parametrize("error", [sqlite3.DatabaseError("malformed"), KeyError("a page of another moment")])
+def test_what_a_read_stumbles_over_while_the_file_changes_is_no_damage(path: Path, error: Exception) -> None:
+    come_and_go(path)
+    engine, tries = ReadEngine(path), 0
+
+    def stumble(tx: SqliteTx) -> object:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            come_and_go(path)
+            raise error
+        return tx.one("SELECT count(*) FROM attempts")
+
+    assert engine.read(stumble) == (3,)
+    with pytest.raises((LedgerError, KeyError), match=r"malformed|another moment"):
+        engine.read(lambda _: raise_(error))  # and nothing changed: this is told
+
+
+def raise_(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize("patience_s", [-1.0, 2.0])
+def test_a_read_during_which_programs_always_come_and_go_ends_on_a_copy(
+    path: Path, monkeypatch: pytest.MonkeyPatch, patience_s: float
+) -> None:
+    monkeypatch.setattr(reading, "STEADY_S", patience_s)
+    monkeypatch.setattr(reading, "_LONG_S", 0.0 if patience_s > 0 else 60.0)
+    come_and_go(path)
+    engine, tries = ReadEngine(path), 0
+
+    def slow(tx: SqliteTx) -> object:
+        nonlocal tries
+        tries += 1
+        come_and_go(path)
+        return tx.one("SELECT count(*) FROM attempts")
+
+    # All tries are taken, however long they take; or it is known sooner that this will not do.
+    expected = reading.TRIES if patience_s < 0 else 2
+    assert engine.read(slow) == (expected,)
+    assert tries == expected
+
+
+def killed(path: Path, code: str = "hold(ledger, 1)") -> None:
+    """A program that is killed with its log in use."""
+    outcome(
+        python(
+            "import sys\nfrom ledgers import *\nfrom costguard.budgets import make_budget\n"
+            f"ledger = open_ledger(Path(sys.argv[1]))\n{code}\nimport os; os._exit(0)",
+            path,
+        )
+    )
+
+
+def test_a_copy_with_another_limit_than_the_log_beside_it_saw_is_refused(path: Path) -> None:
+    ledger = open_ledger(path)
+    ledger.set_budget(make_budget("/", 10, per="total"), NOW_US)
+    ledger.close()
+    old = path.read_bytes()
+    ledger = open_ledger(path)
+    ledger.set_budget(make_budget("/", 1, per="total"), NOW_US)  # rarely written pages: the log has none of them
+    ledger.close()
+    killed(path)
+    path.write_bytes(old)
+    with pytest.raises(LedgerError, match="do not belong together"):
+        reader(path)
+
+
+TABLES = (
+    "balances", "budgets", "budget_changes", "ceilings", "ceiling_changes", "days", "holds", "lines", "rollups",
+    "entries", "attempts", "owners",
+)  # fmt: skip
+
+
+def settled(path: Path) -> None:
+    """A ledger with something in every table, of budgets, defaults and ceilings that were changed and removed."""
+    ledger = open_ledger(path)
+    for limit in (2, 3):
+        for project in ("/", "/*", "acme/*", "gone"):
+            ledger.set_budget(make_budget(project, limit, per="month"), NOW_US)
+    ledger.remove_budget("gone", "month", NOW_US)
+    for nanos in (1, 2):
+        for name in ("a:b@1", "a:b@2"):
+            ledger.set_ceiling(name, nanos, NOW_US)
+    ledger.remove_ceiling("a:b@2", NOW_US)
+    for project in ("acme/search", "acme/search/deep", "other", "other/acme"):
+        kept, settled, released = hold(ledger, 5, 6, 7, project=project)
+        ledger.conclude(NOW_US, [Settle(settled, a_charge(3), "0"), Release(released, "not sent")])
+        assert kept
+    ledger.close()
+
+
+def test_a_whole_ledger_is_found_whole(path: Path) -> None:
+    settled(path)
+    assert verified(reader(path))
+    assert ReadEngine(path).read(blend) is None
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_row_that_is_missing_in_any_table_shows(path: Path, table: str) -> None:
+    settled(path)
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute(f"DROP TRIGGER IF EXISTS {table}_no_delete")
+    if table == "balances":
+        connection.execute("UPDATE balances SET spent = spent + 1")
+    else:
+        key = {"ceilings": "name", "days": "day", "holds": "attempt_id", "lines": "charge_seq", "rollups": "day"}
+        column = key.get(table, "id" if table != "entries" else "seq")
+        # Of `holds` no row is owed: there, one whose attempt is missing
+        if table == "holds":
+            connection.execute("INSERT INTO holds SELECT 99, budget_id, project, per, window_us, window_end_us,"
+                               " limit_nanos, spent, held, hard FROM holds LIMIT 1")  # fmt: skip
+        else:
+            connection.execute(f"DELETE FROM {table} WHERE {column} = (SELECT min({column}) FROM {table})")
+    connection.close()
+    path.with_name("ledger.db-lock").unlink()
+    assert ReadEngine(path).read(blend) is not None
+
+
+@pytest.mark.parametrize("note", [True, False])
+def test_a_torn_copy_restored_over_a_ledger_is_refused_where_its_note_tells_of_another(path: Path, note: bool) -> None:
+    settled(path)
+    old = path.read_bytes()
+    ledger = open_ledger(path)
+    for _ in range(40):
+        hold(ledger, *range(5))
+    ledger.close()
+    new = path.read_bytes()
+    path.write_bytes(old[: len(old) // 2] + new[len(old) // 2 :])
+    if note:
+        with pytest.raises(LedgerError, match="is not whole"):
+            reader(path)
+    else:  # a plain copy is taken at its word, and not read as a whole each time
+        path.with_name("ledger.db-lock").unlink()
+        reader(path)
+
+
+def test_a_whole_backup_restored_beside_the_note_of_another_is_read(path: Path) -> None:
+    settled(path)
+    old = path.read_bytes()
+    come_and_go(path)
+    path.write_bytes(old)
+    assert len(reader(path).tasks()) == 12
+
+
+@pytest.mark.parametrize("how", ["removed", "renamed"])
+def test_a_file_whose_log_is_elsewhere_in_use_is_no_truth(path: Path, how: str) -> None:
+    program = python(
+        "import sys\nfrom ledgers import *\nledger = open_ledger(Path(sys.argv[1]))\nhold(ledger, 1)\n"
+        "print('held', flush=True)\nsys.stdin.read()",
+        path,
+    )
+    assert program.stdout is not None
+    program.stdout.readline()
+    if how == "renamed":
+        path = path.rename(path.with_name("other.db"))
+    else:
+        for suffix in ("-wal", "-lock"):
+            path.with_name(f"ledger.db{suffix}").unlink()
+    with pytest.raises(LedgerError, match="while others use it"):
+        reader(path)
+    kill([program])
+
+
+def test_a_lock_file_that_is_a_pipe_is_named_and_not_waited_for(path: Path) -> None:
+    open_ledger(path).close()
+    lock = path.with_name("ledger.db-lock")
+    lock.unlink()
+    os.mkfifo(lock)
+    with pytest.raises(LedgerError, match=r"ledger\.db-lock is no regular file"):
+        reader(path)
+
+
 # Of other users (only root can play them)
 
 AS_NOBODY = """
@@ -242,10 +427,34 @@ def test_a_user_who_may_only_read_reads(shared: Path, live: bool) -> None:
 
 
 @needs_root
+@pytest.mark.parametrize("log", ["there", "gone"])
+def test_without_a_log_the_note_must_be_readable(shared: Path, log: str) -> None:
+    path = shared / "ledger.db"
+    killed(path)
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(f"ledger.db{suffix}").chmod(0o644)
+    if log == "gone":
+        path.with_name("ledger.db-wal").unlink()
+    said = outcome(
+        python(
+            AS_NOBODY + "from costguard.errors import LedgerError\n"
+            "try: print(len(by_guard(Path(sys.argv[1]), read_only=True).tasks()))\n"
+            "except LedgerError as error: print(error)",
+            path,
+        )
+    )
+    if log == "there":
+        assert said == "1"
+    else:
+        assert "ledger.db-lock, which tells whether the ledger is whole, cannot be read (Permission denied)" in said
+
+
+@needs_root
 def test_an_older_schema_names_who_can_bring_it_up_to_date(shared: Path) -> None:
     path = shared / "ledger.db"
     open_ledger(path).close()
-    path.chmod(0o644)
+    for file in shared.iterdir():
+        file.chmod(0o644)
     said = outcome(
         python(
             AS_NOBODY + "from costguard.errors import LedgerError\nfrom costguard.ledger.engines import schema\n"

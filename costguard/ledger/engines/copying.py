@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,15 +22,17 @@ def back_up(path: str | Path, target: str | Path, check: Callable[[Path], str | 
     """
     place = resolve(target)
     _check_target(resolve(path), place, force)
-    made = place.with_name(f".{place.name}-{os.getpid()}")
     try:
-        os.close(os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        fd, name = tempfile.mkstemp(prefix=f".{place.name}-", dir=place.parent)
+        os.close(fd)
+        made = Path(name)
         try:
             ReadEngine(path).copy(made)
             found = check(made)
             if found is not None:
                 raise LedgerError(f"the copy of {path} is not whole and was thrown away: {found}")
             _sync(made)
+            _check_target(resolve(path), place, force)  # it took a while: who knows what came meanwhile
             made.replace(place)
             _sync(place.parent)
         finally:
@@ -40,11 +43,21 @@ def back_up(path: str | Path, target: str | Path, check: Callable[[Path], str | 
     return place
 
 
+_BESIDE = ("-wal", "-shm", "-journal", "-lock")
+"""What the names of files that belong to a ledger end with."""
+
+
 def _check_target(path: Path, place: Path, force: bool) -> None:
     check_is_file(place)
+    for suffix in _BESIDE:
+        owner = place.name.removesuffix(suffix)
+        if owner not in ("", place.name) and os.path.lexists(place.with_name(owner)):
+            raise LedgerError(f"{place} would be taken for a part of {place.with_name(owner)}; name another")
+    beside = [f"{place}{suffix}" for suffix in _BESIDE if os.path.lexists(f"{place}{suffix}")]
     if not os.path.lexists(place):
+        if beside:
+            raise LedgerError(f"{place} would be taken for the owner of {', '.join(beside)}; name another")
         return
-    beside = [f"{place}{suffix}" for suffix in ("-wal", "-shm", "-lock") if os.path.lexists(f"{place}{suffix}")]
     if beside or place == path or (path.exists() and place.samefile(path)):
         raise LedgerError(
             f"{place} is a ledger that programs use ({', '.join(beside) or 'the very same'}); name another"

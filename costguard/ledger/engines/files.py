@@ -119,11 +119,13 @@ def blend(tx: SqliteTx) -> str | None:
     Reads everything: for the rare cases in which the files alone leave it open.
     """
     found = tx.damage()
-    if found is not None or tx.one("PRAGMA user_version") == (0,):  # its creation was cut short: there is no history
+    version = tx.one("PRAGMA user_version")
+    if found is not None or not version or not version[0]:  # its creation was cut short: there is no history
         return found
-    for what, sql in _WHOLE:
-        if tx.one(sql) is not None:
-            return what
+    for since, checks in ((1, _WHOLE), (6, _WHOLE_SINCE_6)):
+        for what, sql in checks:
+            if version[0] >= since and tx.one(sql) is not None:
+                return what
     return None
 
 
@@ -137,15 +139,79 @@ _WHOLE = (
         "SELECT 1 WHERE (SELECT count(*) FROM attempts) <> (SELECT coalesce(max(id), 0) FROM attempts)",
     ),
     (
+        "changes of budgets are missing",
+        "SELECT 1 WHERE (SELECT count(*) FROM budget_changes) <> (SELECT coalesce(max(id), 0) FROM budget_changes)",
+    ),
+    (
+        "changes of ceilings are missing",
+        "SELECT 1 WHERE (SELECT count(*) FROM ceiling_changes) <> (SELECT coalesce(max(id), 0) FROM ceiling_changes)",
+    ),
+    (
         "attempts and their journal differ",
-        "SELECT 1 FROM attempts a LEFT JOIN (SELECT attempt_id, sum(held) AS held, sum(spent) AS spent FROM entries"
-        " GROUP BY attempt_id) e ON e.attempt_id = a.id"
-        " WHERE a.held <> coalesce(e.held, 0) OR a.charged <> coalesce(e.spent, 0)",
+        "SELECT 1 FROM attempts a LEFT JOIN (SELECT attempt_id, sum(held) AS held, sum(spent) AS spent,"
+        " coalesce(sum(results), 0) AS seen FROM entries GROUP BY attempt_id) e ON e.attempt_id = a.id"
+        " WHERE e.attempt_id IS NULL OR a.held <> e.held OR a.charged <> e.spent OR a.seen <> e.seen",
     ),
     ("entries have no attempt", "SELECT 1 FROM entries WHERE attempt_id NOT IN (SELECT id FROM attempts)"),
-    ("lines have no charge", "SELECT 1 FROM lines WHERE charge_seq NOT IN (SELECT seq FROM entries)"),
+    ("holds have no attempt", "SELECT 1 FROM holds WHERE attempt_id NOT IN (SELECT id FROM attempts)"),
+    ("attempts have no owner", "SELECT 1 FROM attempts WHERE owner_id NOT IN (SELECT id FROM owners)"),
+    ("balances have no budget", "SELECT 1 FROM balances WHERE budget_id NOT IN (SELECT id FROM budgets)"),
+    ("lines have no charge", "SELECT 1 FROM lines WHERE charge_seq NOT IN (SELECT seq FROM charges)"),
+    (
+        "charges and their lines differ",
+        "SELECT 1 FROM charges c LEFT JOIN (SELECT charge_seq, sum(nanos) AS nanos FROM lines GROUP BY charge_seq) l"
+        " ON l.charge_seq = c.seq WHERE c.nanos <> coalesce(l.nanos, 0)",
+    ),
+    (
+        "roll-ups and their lines differ",
+        "SELECT 1 FROM (SELECT day, project, model, component, modality, basis, results, quantity, nanos FROM rollups"
+        " UNION ALL SELECT a.day, a.project, a.model, coalesce(l.component, 'unitemized'), coalesce(l.modality, ''),"
+        " c.basis, -c.results, -coalesce(l.quantity, 0), -coalesce(l.nanos, 0) FROM charges c"
+        " JOIN attempts a ON a.id = c.attempt_id LEFT JOIN lines l ON l.charge_seq = c.seq) leaves"
+        " GROUP BY day, project, model, component, modality, basis"
+        " HAVING sum(results) <> 0 OR sum(quantity) <> 0 OR sum(nanos) <> 0",
+    ),
+    (
+        "an admission saw a limit that was never set",
+        "SELECT 1 FROM (SELECT DISTINCT project, per, limit_nanos FROM holds) h WHERE NOT EXISTS"
+        " (SELECT 1 FROM budget_changes c WHERE c.change = 'set' AND c.per = h.per AND c.limit_nanos = h.limit_nanos"
+        # a default's (`acme/*`) covers the children
+        " AND (c.project = h.project OR c.project = '/*' OR (c.project LIKE '%/*'"
+        " AND substr(h.project, 1, length(c.project) - 1) = substr(c.project, 1, length(c.project) - 1))))",
+    ),
+    (
+        "ceilings are not as they were last set",
+        "SELECT 1 FROM (SELECT name, nanos, 1 AS n FROM ceilings UNION ALL SELECT name, nanos, -1 FROM ceiling_changes"
+        " WHERE nanos IS NOT NULL AND id IN (SELECT max(id) FROM ceiling_changes GROUP BY name)) both_sides"
+        " GROUP BY name, nanos HAVING sum(n) <> 0",
+    ),
 )
-"""Each finds a row where the ledger is not one history."""
+"""Each finds a row where the ledger is not one history; for every schema."""
+
+_WHOLE_SINCE_6 = (
+    (
+        "budgets are not as they were last set",
+        "SELECT 1 FROM (SELECT project, per, limit_nanos, timezone, action, warn_at, floor_tokens, wait_ms, 1 AS n"
+        " FROM budgets WHERE like_id IS NULL UNION ALL SELECT project, per, limit_nanos, timezone, action, warn_at,"
+        " floor_tokens, wait_ms, -1 FROM budget_changes WHERE change = 'set' AND id IN (SELECT max(id)"
+        " FROM budget_changes GROUP BY project, per)) both_sides"
+        " GROUP BY project, per, limit_nanos, timezone, action, warn_at, floor_tokens, wait_ms HAVING sum(n) <> 0",
+    ),
+    (
+        "balances and their attempts differ",
+        "SELECT 1 FROM balances w JOIN budgets b ON b.id = w.budget_id LEFT JOIN attempts a"
+        " ON a.at_us >= w.window_us AND a.at_us < w.end_us AND (b.project = '/' OR a.project = b.project"
+        " OR (a.project >= b.project || '/' AND a.project < b.project || '0'))"
+        " GROUP BY w.budget_id, w.window_us, w.end_us, w.spent, w.held"
+        " HAVING w.spent <> coalesce(sum(a.charged), 0) OR w.held <> coalesce(sum(a.held), 0)",
+    ),
+    (
+        "attempts are on a day that is not kept",
+        "SELECT 1 FROM attempts a WHERE a.id > (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'days_since')"
+        " AND NOT EXISTS (SELECT 1 FROM days d WHERE d.day = a.day AND d.start_us <= a.at_us AND a.at_us < d.end_us)",
+    ),
+)
+"""The same, of tables and columns that came later."""
 
 
 _REMEDIES = (

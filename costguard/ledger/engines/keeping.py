@@ -10,11 +10,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from costguard.errors import LedgerError
-from costguard.ledger.engines import places, schema
+from costguard.ledger.engines import logs, places, schema
 from costguard.ledger.engines.files import SqliteTx, blend, connect
-from costguard.ledger.engines.lock import WriterLock
+from costguard.ledger.engines.history import Memory, Rescue
 from costguard.ledger.engines.patience import WAIT_S, Patience
-from costguard.ledger.engines.places import AdriftError, Anchor, Files, Names, Note
+from costguard.ledger.engines.places import AdriftError, Anchor, Files, Note
+from costguard.ledger.engines.watching import LOST, SPENT, WatchedFiles
 
 BUSY_TIMEOUT_S = WAIT_S
 """How long SQLite itself waits for programs that do not know our lock, such as its shell; within the same bound."""
@@ -25,67 +26,60 @@ CLOSE_TIMEOUT_S = 1.0
 LOG_PAGES = 1000
 """The log is written into the database when it has this many pages (SQLite's own default)."""
 
-_LAST_ENTRY = "SELECT * FROM entries ORDER BY seq DESC LIMIT 1"
-
 PAGE_BYTES = 2048
 """A call changes a few bytes on each of a dozen pages, and each is written whole: smaller ones than SQLite's own
 4096 save a tenth of a transaction. Below 2048 the deeper trees take back what is saved."""
 
 
-class OpenFiles:
+class OpenFiles(WatchedFiles):
     """The connections of one engine to the ledger at `path`, and what is known of its files."""
 
     def __init__(self, path: Path, synchronous: str) -> None:
-        self.path = path
+        super().__init__(path)
         self._synchronous = synchronous
-        self._names = Names(path)
-        self._lock = WriterLock(path)
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
-        self._anchor: Anchor | None = None
-        self._place: tuple[int, int] | None = None
-        self._seen: Files | None = None
-        self._log_state = places.EMPTY
-        self._rescued: Path | None = None
-        self._noted = 0
+        self._rescue = Rescue(path)
+        self._memory = Memory()
         self._fault = ""
         self._pid = os.getpid()
-
-    @property
-    def is_in_place(self) -> bool:
-        """True if the file that was opened is still what its path leads to."""
-        try:
-            found = self.path.stat()
-        except OSError:
-            return False
-        return (found.st_dev, found.st_ino) == self._place
 
     # -- the files ----------------------------------------------------------------------------
 
     def _check_place(self) -> None:
         """Whatever was done to the files is noticed here, under the lock, before money is admitted on them."""
-        found = self._look()
-        seen = self._seen
-        if found == seen and found is not None:
-            return
-        if found is None or (found.device, found.inode) != self._place:
+        found, seen = self._look(), self._seen
+        if found is None or found[:2] != self._place:
             raise self._replaced()
         if seen is None or (found.wal, found.shm) != (seen.wal, seen.shm):
             raise AdriftError(f"the ledger {self.path}: the files beside it were removed or replaced")
-        note = places.decode(self._lock.read())
-        if note is not None and note.fits(found) and note.wal == found.wal:
-            self._seen, self._log_state = found, note.log  # another program of ours put its log into the database
+        note = self._note()
+        self._check_log(note, found)
+        if found == seen:
             return
-        self._check_blend()
+        if note is None or note.is_busy:
+            self._check_blend()
+        elif not note.fits(found) or note.wal != found.wal:  # else a program of ours wrote into it
+            self._check_blend()
+            raise self._foreign()
         self._seen = found
         self._remember()
 
-    def _note_begin(self) -> None:
-        """Before a transaction: others must know that there may be records in the log, also by a new lock file."""
-        if self._log_state == places.EMPTY:
-            self._remember(places.BEGUN)
-        elif self._noted != self._lock.opened:
-            self._remember(self._log_state)
+    def _foreign(self) -> LedgerError:
+        """From now on refuse all: what is remembered here, such as attempts under way, is of another history."""
+        self._fault = (
+            f"the ledger {self.path} was overwritten by another program, or replaced by a copy, while it was in use;"
+            f" nothing was sent. Open it again to go on from what it is now{self._rescue.said}"
+        )
+        self._disconnect()
+        return LedgerError(self._fault)
+
+    def _check_log(self, note: Note | None, found: Files) -> None:
+        fault = self._log_fault(note)
+        if fault == SPENT:
+            raise AdriftError(f"the ledger {self.path}: the files beside it were overwritten")
+        if fault is not None:
+            raise self._names.not_whole(found)
 
     def _check_lock(self) -> None:
         """After a commit: while the lock file is removed, others may have given up the log that was written."""
@@ -99,78 +93,67 @@ class OpenFiles:
             )
 
     def _replaced(self) -> LedgerError:
-        kept = self._rescue() if self._anchor is not None and self._anchor.is_deleted() else ""
+        if self._anchor is not None and self._anchor.is_deleted():
+            self._rescue.save(self._writer)
+        elif self._writer is not None:
+            with contextlib.suppress(sqlite3.Error):  # it was moved: all that was recorded goes with it
+                self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         self._disconnect()
         return LedgerError(
             f"the ledger {self.path} was deleted, moved or replaced while it was in use; put it back, or open"
-            f" it again to begin a new one{kept}"
+            f" it again to begin a new one{self._rescue.said}"
         )
+
+    def _blend(self, has_log: bool) -> str | None:
+        if has_log and self._hold().header()[18:19] == b"\1":
+            return "the file has never had a log"  # the first connection would put the log into it
+        try:
+            with contextlib.closing(self._connect()) as fresh:
+                fresh.execute("BEGIN")
+                if self._note() is not None and fresh.execute("PRAGMA user_version").fetchone() == (0,):
+                    raise LedgerError(
+                        f"the ledger {self.path} was emptied by another program; put a copy back, or remove"
+                        f" {self.path}-lock to begin a new one"
+                    )
+                return blend(SqliteTx(fresh)) if has_log else SqliteTx(fresh).damage()
+        except sqlite3.DatabaseError as error:
+            return str(error)
 
     def _check_blend(self) -> None:
         """The database file was written by a hand that is not ours: what a new connection sees must be whole."""
-        if not self._has_log():
-            found: str | None = "the file has never had a log"
-        else:
-            with contextlib.closing(self._connect()) as fresh:
-                fresh.execute("BEGIN")
-                found = blend(SqliteTx(fresh))
-        if found is not None:
+        has_log = self._names.wal_bytes() > 0
+        found = self._blend(has_log)
+        if found is not None and has_log:
             raise LedgerError(
                 f"{self.path}-wal does not belong to the ledger {self.path} ({found}), which was overwritten or"
                 " restored from a copy; nothing was sent. To go on from the copy, stop the programs that use the"
                 f" ledger, move {self.path}-wal and {self.path}-shm away and start them again; calls after the copy"
                 " are not in it"
             )
-
-    def _look(self) -> Files | None:
-        try:
-            return self._names.look()
-        except OSError:
-            return None
-
-    def _looks_right(self) -> bool:
-        """True if a reader may trust the files; another program may just have put its log into the database."""
-        found, seen = self._look(), self._seen
-        if found is None or seen is None or found == seen:
-            return seen is not None  # a file that is gone is the writer's to tell
-        if (found.inode, found.wal, found.shm) != (seen.inode, seen.wal, seen.shm):
-            return (found.device, found.inode) != self._place
-        note = places.decode(self._lock.read())
-        return note is not None and note.fits(found) and note.wal == found.wal
-
-    def _remember(self, state: int | None = None) -> None:
-        """Keep what is known of the files for all programs; the lock is held. None: what the log's index says."""
-        if state is None:
-            frames, done = self._hold().frames()
-            state = places.KEPT if frames > done else places.EMPTY
-        seen = self._seen
-        if seen is not None:
-            self._lock.write(Note(seen.inode, seen.size, seen.mtime_ns, seen.wal, state).encode())
-            self._log_state, self._noted = state, self._lock.opened
+        if found is not None:
+            raise LedgerError(
+                f"the ledger {self.path}: the file is damaged; restore a backup and run `costguard verify` ({found})"
+            )
 
     def _tend_log(self, connection: sqlite3.Connection) -> None:
-        """After a commit: note that the log is needed, and put a long one into the database.
-
-        Its failure is no failure of the commit.
-        """
-        if self._anchor is None:
-            return
-        frames, done = self._anchor.frames()
-        if frames < LOG_PAGES and (self._log_state == places.KEPT or frames == done):
-            return
-        with contextlib.suppress(sqlite3.Error, LedgerError):
-            if frames >= LOG_PAGES and self._look() == self._seen:
+        """After a commit: note it, and put a long log into the database. Its failure is no failure of the commit."""
+        with contextlib.suppress(sqlite3.Error, LedgerError, OSError):
+            read = self._anchor.tip() if self._anchor is not None else None
+            if read is None:
+                return
+            if read[0].pages >= LOG_PAGES and self._look() == self._seen:
                 self._checkpoint(connection)
             else:
-                self._remember(places.KEPT)
+                self._remember()
 
     def _checkpoint(self, connection: sqlite3.Connection) -> bool:
         """Put the log into the database as far as readers let it; True if all of it. The lock is held."""
+        self._begin_writing_database()
         _, frames, done = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         found, seen = self._look(), self._seen
         if found is not None and seen is not None:
             self._seen = found._replace(wal=seen.wal, shm=seen.shm)
-            self._remember(places.EMPTY if frames == done else places.KEPT)
+            self._remember()
         return bool(frames == done)
 
     def _put_log_away(self) -> None:
@@ -181,12 +164,16 @@ class OpenFiles:
             self._lock.acquire(Patience(CLOSE_TIMEOUT_S))
             if not self._looks_right() or not self.is_in_place:
                 return
+            self._begin_writing_database()
             self._anchor.let_go()
             self._close_connections()
             found = self._look()
             if found is not None:
-                state = places.KEPT if self._names.wal_bytes() else places.EMPTY
-                self._lock.write(Note(found.inode, found.size, found.mtime_ns, found.wal, state).encode())
+                read = self._anchor.tip() if self._names.wal_bytes() else None
+                tip, done = read or (logs.NOTHING, 0)
+                self._write_note(
+                    Note(found.inode, found.size, found.mtime_ns, found.wal, done >= tip.pages, False, tip)
+                )
         except LedgerError:
             return  # others keep it: the log stays where it is
         finally:
@@ -240,9 +227,9 @@ class OpenFiles:
     def _opened(self) -> sqlite3.Connection:
         held = self._hold()
         found = self._look()
-        if found is None or self._place not in (None, (found.device, found.inode)):
+        if found is None or self._place not in (None, found[:2]):
             raise self._replaced()
-        note = places.decode(self._lock.read())
+        note = self._note()
         if note is None:
             self._check_alone()
         is_doubtful = self._names.judge(note, found)
@@ -264,6 +251,9 @@ class OpenFiles:
             self._seen = seen = self._names.look()
             if not seen.wal or found.wal not in (0, seen.wal) or held.shm != seen.shm:
                 raise AdriftError(f"the ledger {self.path}: the files beside it were removed while it was opened")
+            is_known = note is not None and (self._place is not None or note.fits(found))
+            if is_known and self._log_fault(note) == LOST:
+                raise self._names.not_whole(found)
             if version < schema.VERSION:
                 schema.migrate(connection)
         except BaseException:
@@ -279,6 +269,9 @@ class OpenFiles:
         else:
             self._remember()
         self._writer = connection
+        if not self._memory.is_in(connection):
+            raise self._foreign()
+        self._rescue.forget()  # others had put it back already
         return connection
 
     def _check_alone(self) -> None:
@@ -325,33 +318,30 @@ class OpenFiles:
         found, seen, connection = self._look(), self._seen, self._writer
         if found is None or seen is None or connection is None or self._anchor is None:
             return  # the next write says what is wrong
-        if (found.wal, found.shm) == (seen.wal, seen.shm):
+        fault = self._log_fault(self._note())
+        if (found.wal, found.shm) == (seen.wal, seen.shm) and fault is None:
             return
-        last = connection.execute(_LAST_ENTRY).fetchone()
-        frames, done = self._anchor.frames()
-        is_gone = found.wal != seen.wal
-        is_lost = is_gone and frames > done
-        if frames > done and found[:4] == seen[:4] and (not is_gone or self._names.wal_bytes() == 0):
+        read = self._anchor.tip()
+        for each in fellows:  # with a damaged index nothing may be read by these connections
+            each._memory.keep(connection if read else None)
+        is_unsaved = read is not None and read[0].pages > read[1]
+        is_gone = found.wal != seen.wal or (fault == SPENT and read is not None)
+        is_lost = is_gone and is_unsaved
+        if not read:
+            self._names.remove_index()
+        elif is_gone and not is_unsaved and found.wal == seen.wal:
+            self._names.remove_beside()
+        elif is_unsaved and found[:4] == seen[:4] and (not is_gone or self._names.wal_bytes() == 0):
             # Nobody wrote since: what the log holds goes where it belongs.
             self._save_log(connection)
             if is_gone:
                 self._names.remove_beside()
             is_lost = False
-        kept = self._rescue() if is_lost else ""
+        if is_lost:
+            self._rescue.save(connection)
         for each in fellows:
             each._disconnect()
-        fresh = self._open_writer()
-        if last is not None and fresh.execute("SELECT * FROM entries WHERE seq = ?", last[:1]).fetchone() != last:
-            for each in fellows:  # what their ledgers remember is of another history
-                each._fault = (
-                    f"the ledger {self.path} was replaced by an older copy of itself, or lost its log, while it was in"
-                    " use; nothing was sent. What was recorded since is not in it. Open it again to go on from it"
-                    f"{kept}"
-                )
-            self._disconnect()
-            raise LedgerError(self._fault)
-        if kept:  # others had put it back already
-            self._forget_rescue()
+        self._open_writer()
 
     def _save_log(self, connection: sqlite3.Connection) -> None:
         tries = 100
@@ -363,21 +353,3 @@ class OpenFiles:
                     " them from being put right; nothing was sent, try again"
                 )
             time.sleep(0.01)
-
-    def _rescue(self) -> str:
-        """Save what only this process still sees, once; says where, empty if that cannot be done."""
-        if self._rescued is None and self._writer is not None:
-            name = Path(f"{self.path}-rescue-{time.time_ns() // 1000}-{os.getpid()}")
-            try:
-                os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-                self._writer.execute("VACUUM INTO ?", (str(name),))
-            except (OSError, sqlite3.Error):
-                name.unlink(missing_ok=True)
-            else:
-                self._rescued = name
-        return "" if self._rescued is None else f". All that was recorded here is kept in {self._rescued}"
-
-    def _forget_rescue(self) -> None:
-        if self._rescued is not None:
-            self._rescued.unlink(missing_ok=True)
-            self._rescued = None

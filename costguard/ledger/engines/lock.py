@@ -40,8 +40,6 @@ class WriterLock:
         self._ledger = ledger
         self._fd: int | None = None
         self._inode = 0
-        self.opened = 0
-        """How often its file was opened: a removed one is made anew, without a note."""
         self.release = _nothing
 
     def acquire(self, patience: Patience) -> None:
@@ -105,7 +103,6 @@ class WriterLock:
         # A function written in C: no interrupt can come between its call and its effect.
         release = functools.partial(fcntl.flock, fd, fcntl.LOCK_UN)
         self._fd, self._inode, self.release = fd, found.st_ino, release
-        self.opened += 1
 
     def close(self) -> None:
         """Close the descriptor, which also releases the lock."""

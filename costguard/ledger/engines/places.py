@@ -2,8 +2,7 @@
 
 SQLite keeps one database in three files and trusts that they belong together. Here that is looked at. The lock file
 keeps a note (`Note`): the size and time of the database file as our own programs last left it, which `-wal` belongs
-to it, and whether that holds records the file itself does not hold yet. Whatever another program does to the files
-shows as a difference to the note.
+to it, and the last commit in that. Whatever another program does to the files shows as a difference to the note.
 """
 
 from __future__ import annotations
@@ -17,8 +16,11 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+from zlib import crc32
 
 from costguard.errors import LedgerError
+from costguard.ledger.engines import logs
+from costguard.ledger.engines.logs import Tip
 
 _SHARED = (0x40000002, 510)
 """Bytes of a database on which SQLite's connections hold their shared lock (first, length)."""
@@ -26,9 +28,6 @@ _DMS = (128, 1)
 """Byte of `-shm` that tells SQLite that the file is in use."""
 _OFD_SETLK = getattr(fcntl, "F_OFD_SETLK", None)
 _OFD_GETLK = getattr(fcntl, "F_OFD_GETLK", None)
-
-
-EMPTY, BEGUN, KEPT = range(3)
 
 
 class AdriftError(LedgerError):
@@ -54,27 +53,36 @@ class Note(NamedTuple):
     mtime_ns: int
     wal: int
     """Inode of the `-wal` in use, 0 for none."""
-    log: int
-    """Whether that holds transactions which the database file does not: `EMPTY`, `BEGUN` (just about to) or `KEPT`."""
+    is_spent: bool
+    """True if the database file holds all that is in the log."""
+    is_busy: bool
+    """True while the log is put into the database: a program that was killed meanwhile leaves it so."""
+    tip: Tip
+    """The last commit in the log."""
 
     def encode(self) -> bytes:
         """Of one length, so that it is overwritten whole."""
-        return f"costguard 1 {' '.join(str(int(value)) for value in self)} .".encode().ljust(159) + b"\n"
+        packed = _NOTE.pack(*self[:6], *self.tip)
+        return b"%b%b%b\n" % (_MARK, packed, crc32(packed).to_bytes(4, "big"))
 
     def fits(self, found: Files) -> bool:
         """True if the database file is as it was left, in content; copying a folder keeps that."""
         return (self.size, self.mtime_ns) == (found.size, found.mtime_ns)
 
 
+_MARK = b"costguard 2 "
+_NOTE = struct.Struct(">QQqQ??IH8s8s")
+_NOTE_BYTES = len(_MARK) + _NOTE.size + 5
+
+
 def decode(note: bytes) -> Note | None:
-    """A note, None for none or one of another version."""
-    words = note.split()
-    if len(words) != 8 or words[:2] != [b"costguard", b"1"] or words[-1] != b".":
+    """A note, None for none, one of another version, or one that is just being written."""
+    packed = note[len(_MARK) : len(_MARK) + _NOTE.size]
+    if not note.startswith(_MARK) or note[len(_MARK) + _NOTE.size :][:4] != crc32(packed).to_bytes(4, "big"):
         return None
-    try:
-        return Note(*map(int, words[2:7]))
-    except ValueError:
-        return None
+    values = _NOTE.unpack(packed)
+    inode, size, mtime_ns, wal, is_spent, is_busy = values[:6]
+    return Note(inode, size, mtime_ns, wal, is_spent, is_busy, Tip(*values[6:]))
 
 
 class Names:
@@ -120,8 +128,12 @@ class Names:
 
     def remove_beside(self) -> None:
         """Remove `-wal` and `-shm`, which hold nothing that is not elsewhere. The writer's lock must be held."""
-        for name in (self._wal, self._shm):
-            Path(name).unlink(missing_ok=True)
+        Path(self._wal).unlink(missing_ok=True)
+        self.remove_index()
+
+    def remove_index(self) -> None:
+        """Remove `-shm`, which is made anew from `-wal`. The writer's lock must be held."""
+        Path(self._shm).unlink(missing_ok=True)
 
     def check_one_name(self) -> None:
         """LedgerError if the same file has another name: each has its own `-wal`, `-lock` and truth."""
@@ -145,16 +157,32 @@ class Names:
         frames = self.wal_bytes() > 0
         if note is None:
             return frames
-        if note.inode == found.inode and note.fits(found):
-            if note.log == KEPT and not (frames and note.wal == found.wal):
-                raise LedgerError(
-                    f"the ledger {self.path} is not whole: its {self._wal}, which held records of its own, was"
-                    f" {'replaced by another file' if found.wal else 'removed'}. Programs that still use the ledger put"
-                    " them back at their next call; or put the file back yourself. If it is lost for good, remove"
-                    f" {self.path}-lock to go on without what was in it"
-                )
+        if not note.fits(found) and not note.is_busy:
+            return True
+        if not note.is_spent and not (frames and self._log_holds(note.tip)):
+            raise self.not_whole(found)
+        return note.is_busy or (frames and (note.inode, note.wal) != (found.inode, found.wal))
+
+    def _log_holds(self, tip: Tip) -> bool:
+        try:
+            fd = os.open(self._wal, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
             return False
-        return frames and not (note.fits(found) and note.inode == found.inode)
+        except OSError as error:
+            raise LedgerError(f"the ledger {self.path}: {self._wal} cannot be read: {error.strerror}") from error
+        try:
+            return logs.holds(fd, tip)
+        finally:
+            os.close(fd)
+
+    def not_whole(self, found: Files) -> LedgerError:
+        """What to say where the log does not hold what was noted."""
+        return LedgerError(
+            f"the ledger {self.path} is not whole: its {self._wal}, which held records of its own, was"
+            f" {'overwritten, cut short or replaced by another file' if found.wal else 'removed'}. Programs that still"
+            " use the ledger put a removed one back at their next call; or put the file back yourself. If it is lost"
+            f" for good, remove {self.path}-lock to go on without what was in it"
+        )
 
 
 def _is_mounted(path: Path) -> bool:
@@ -180,6 +208,7 @@ class Anchor:
         self._shm: int | None = None
         self.shm = 0
         """Inode of the `-shm` that is locked, 0 without one."""
+        self._log: int | None = None
         self.users = 0
 
     def header(self) -> bytes:
@@ -202,6 +231,8 @@ class Anchor:
                     " was sent or recorded, try again"
                 ) from error
             self.shm = os.fstat(self._shm).st_ino
+            with contextlib.suppress(OSError):
+                self._log = os.open(f"{path}-wal", os.O_RDONLY | os.O_CLOEXEC)
         _ofd(self._shm, fcntl.F_RDLCK, _DMS)
 
     def hold_database(self) -> None:
@@ -227,21 +258,19 @@ class Anchor:
         if self._shm is not None:
             _ofd(self._shm, fcntl.F_UNLCK, _DMS)
 
-    def frames(self) -> tuple[int, int]:
-        """Pages in the log, and how many of them are in the database too (sqlite.org/walformat.html, 2.2)."""
-        if self._shm is None:
-            return 0, 0
-        index = os.pread(self._shm, 100, 0)
-        if len(index) < 100:
-            return 0, 0
-        frames, backfilled = struct.unpack_from("=16xI", index)[0], struct.unpack_from("=96xI", index)[0]
-        return frames, backfilled
+    def tip(self) -> tuple[Tip, int] | None:
+        """The last commit in the log, and how many of its pages are in the database; None for a damaged index."""
+        return None if self._shm is None else logs.read_tip(self._shm)
+
+    def holds(self, tip: Tip) -> bool:
+        """True if the log holds the commit `tip`."""
+        return not tip.pages or (self._log is not None and logs.holds(self._log, tip))
 
     def close(self) -> None:
         """Close the descriptors. No connection of this process may be left on the files."""
-        os.close(self._fd)
-        if self._shm is not None:
-            os.close(self._shm)
+        for fd in (self._fd, self._shm, self._log):
+            if fd is not None:
+                os.close(fd)
 
 
 def _ofd(fd: int, kind: int, span: tuple[int, int]) -> None:

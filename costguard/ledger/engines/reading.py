@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import sqlite3
+import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +23,16 @@ from costguard.ledger.engines.sqlite import SqliteEngine
 T = TypeVar("T")
 
 STEADY_S = 2.0
-"""How long files may be changing under a reader's hands before it gives up."""
+"""How long files may be changing under a reader's hands before it gives up, and"""
+
+TRIES = 5
+"""how often it tries at least, however long each try takes."""
+
+_LONG_S = 0.3
+"""A try that took longer, and was in vain, is followed by tries on a private copy, which nobody changes."""
+
+_QUICK_TRIES = 5
+"""Between putting a log away and noting that, a program of ours has no more to do than one system call."""
 
 _BUSY_S = 2.0
 """How long SQLite may wait while a program begins or ends its use of the ledger."""
@@ -35,7 +46,7 @@ class ReadEngine:
     """Snapshots of the ledger file at `path`, which must be there. `write` is refused.
 
     Every snapshot has a connection of its own. While programs use the ledger it is one of theirs (`mode=ro`), else
-    the file is read as it lies there (`immutable`), and read again if it changed meanwhile.
+    the file is read as it lies there (`immutable`), and again if it changed meanwhile, on a private copy in the end.
     Raises LedgerError for what is not a ledger, not whole, or cannot be read by this user.
     """
 
@@ -44,7 +55,8 @@ class ReadEngine:
         check_is_file(self.path)
         self._names = Names(self.path)
         self._lock = self.path.with_name(self.path.name + "-lock")
-        self._closed = self._is_checked = False
+        self._closed = False
+        self._checked: Files | None = None
         version = self.read(lambda tx: tx.one("PRAGMA user_version"))
         if version != (schema.VERSION,):
             self._migrate(version)
@@ -90,92 +102,144 @@ class ReadEngine:
     def _steadily(self, op: Callable[[SqliteTx], T]) -> T:
         if self._closed:
             raise LedgerError(f"the ledger {self.path} is closed")
-        deadline = time.monotonic() + STEADY_S
+        deadline, tries, is_long = time.monotonic() + STEADY_S, 0, False
         while True:
-            is_last = time.monotonic() > deadline
+            began, tries = time.monotonic(), tries + 1
+            is_last = tries >= TRIES and began > deadline
             try:
-                with self._snapshot(is_last=is_last) as tx:
-                    result = op(tx)
+                return self._try(op, tries, is_last=is_last, on_copy=is_long or is_last)
             except UnsteadyError:
                 if is_last:
                     raise LedgerError(
                         f"the ledger {self.path} is being changed by another program at every moment; try again"
                     ) from None
+                is_long = is_long or time.monotonic() - began > _LONG_S
                 time.sleep(0.01)
             except (sqlite3.Error, OverflowError) as error:
                 raise LedgerError(f"the ledger {self.path}: {explain(error)}") from error
             except OSError as error:
                 raise LedgerError(f"the ledger {self.path} cannot be read: {error.strerror}") from error
-            else:
-                return result
 
-    @contextlib.contextmanager
-    def _snapshot(self, *, is_last: bool) -> Iterator[SqliteTx]:
+    def _try(self, op: Callable[[SqliteTx], T], tries: int, *, is_last: bool, on_copy: bool) -> T:
         found = self._names.look()
-        note = self._note()
-        is_doubtful = self._judge(note, found, is_last)
+        note = self._note(found)
         frames = self._names.wal_bytes() > 0
+        is_doubtful = self._judge(note, found, is_last)
+        if is_doubtful and note is not None and not is_last and (frames or tries <= _QUICK_TRIES):
+            raise UnsteadyError  # most likely a program just writes its log into the database
+        on_copy = not found.shm if frames else on_copy
         with contextlib.ExitStack() as opened:
-            if not frames:
-                path, options = self.path, "immutable=1"
-            elif found.shm:
-                path, options = self.path, "mode=ro&readonly_shm=1"
-            else:
-                path, options = self._copy(Path(opened.enter_context(tempfile.TemporaryDirectory()))), "mode=rw"
             try:
-                connection = opened.enter_context(
-                    contextlib.closing(connect(path, options, timeout_s=_BUSY_S)),
-                )
-            except sqlite3.OperationalError:
-                if not is_last and self._names.look() != found:
-                    raise UnsteadyError from None
+                path, options = self.path, "mode=ro&readonly_shm=1" if frames else "immutable=1"
+                if on_copy:
+                    path, options = self._copy(opened.enter_context(tempfile.TemporaryDirectory()), frames), "mode=rw"
+                    self._check_unchanged(found, frames)
+                tx = SqliteTx(opened.enter_context(contextlib.closing(connect(path, options, timeout_s=_BUSY_S))))
+                if is_doubtful and self._checked != found:
+                    self._check(tx, frames)
+                    self._checked = found
+                result = op(tx)
+            except Exception:  # whatever it is: pages of two moments can look like anything
+                if not on_copy:
+                    self._check_unchanged(found, frames)
                 raise
-            tx = SqliteTx(connection)
-            if is_doubtful and not self._is_checked:
-                self._check(tx)
-                self._is_checked = True
-            yield tx
-            after = self._names.look()
-            if after.inode != found.inode or (frames and (after.wal, after.shm) != (found.wal, found.shm)):
-                raise UnsteadyError
-            if (not frames and (after[:4] != found[:4] or self._names.wal_bytes())) or (
-                frames and not found.shm and after != found
-            ):
-                raise UnsteadyError
+            if not on_copy:
+                self._check_unchanged(found, frames)
+            return result
+
+    def _check_unchanged(self, found: Files, frames: bool) -> None:
+        after = self._names.look()
+        if not frames:
+            is_same = after[:4] == found[:4] and not self._names.wal_bytes()
+        elif found.shm:  # others write the log and the database, SQLite keeps what is read
+            is_same = (after.inode, after.wal, after.shm) == (found.inode, found.wal, found.shm)
+        else:
+            is_same = after == found
+        if not is_same:
+            raise UnsteadyError from None
 
     def _judge(self, note: Note | None, found: Files, is_last: bool) -> bool:
+        """True if only a look into the files tells whether they are of one moment."""
         if note is None or note.inode != found.inode:
             self._names.check_one_name()  # with a note that fits, this name is the one that is in use
         try:
-            is_doubtful = self._names.judge(note, found)
+            if note is None and not found.wal:
+                self._check_alone()
+            return self._names.judge(note, found)
         except LedgerError:
-            if is_last or (self._note() == note and self._names.look() == found):
+            if is_last or (note is not None and self._note(found) == note and self._names.look() == found):
                 raise
             raise UnsteadyError from None
-        if is_doubtful and note is not None and not is_last:
-            raise UnsteadyError  # most likely a program just writes its log into the database
-        return is_doubtful
 
-    def _check(self, tx: SqliteTx) -> None:
-        found = blend(tx)
-        if found is not None:
+    def _check_alone(self) -> None:
+        """Where neither note nor log is left: whoever has the file open has records that it does not hold."""
+        held = places.anchor(self.path)
+        try:
+            has_others = held.has_others()
+        finally:
+            places.drop(held)
+        if has_others:
+            raise LedgerError(
+                f"the ledger {self.path}: the files beside it were removed, or it was renamed, while others use it, and"
+                " what they recorded is not in it. They put the files back at their next call; try again then"
+            )
+
+    def _check(self, tx: SqliteTx, frames: bool) -> None:
+        tx.run("BEGIN")
+        found = blend(tx) if frames else tx.damage()
+        tx.run("ROLLBACK")
+        if found is not None and frames:
             raise LedgerError(
                 f"the ledger {self.path} and {self.path}-wal do not belong together ({found}); was a copy restored"
                 f" beside an old log? With all programs stopped, move {self.path}-wal and {self.path}-shm away to go"
                 " on from the copy"
             )
+        if found is not None:
+            raise LedgerError(
+                f"the ledger {self.path} is not whole ({found}); was it copied while it was in use? Restore another"
+                " backup; `costguard backup` makes whole ones"
+            )
 
-    def _note(self) -> Note | None:
+    def _note(self, found: Files) -> Note | None:
+        """What the lock file says of the files; nothing if it is not there. Without a log, it must be readable."""
         try:
-            return places.decode(self._lock.read_bytes())
-        except OSError:
+            fd = os.open(self._lock, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
             return None
+        except OSError as error:
+            if found.wal and isinstance(error, PermissionError):
+                return None  # the log is looked into instead
+            raise LedgerError(
+                f"the ledger {self.path}: {self._lock}, which tells whether the ledger is whole, cannot be read"
+                f" ({error.strerror}); make it readable for this user"
+            ) from error
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise LedgerError(f"the ledger {self.path}: {self._lock} is no regular file; move it away")
+            note = None
+            for _ in range(3):  # it may just be being written
+                said = os.pread(fd, 256, 0)
+                note = places.decode(said)
+                if note is not None or not said:
+                    break
+            return note
+        finally:
+            os.close(fd)
 
-    def _copy(self, folder: Path) -> Path:
-        """A log that no program uses, and none of SQLite's own notes on it: read on a copy, so that none are made."""
-        copy = folder / "ledger.db"
-        shutil.copyfile(self.path, copy)
-        shutil.copyfile(f"{self.path}-wal", f"{copy}-wal")
+    def _copy(self, folder: str, frames: bool) -> Path:
+        """A private copy: of a log that no program uses, so that no index is made beside it, or to be quick."""
+        copy = Path(folder, "ledger.db")
+        try:
+            shutil.copyfile(self.path, copy)
+            if frames:
+                shutil.copyfile(f"{self.path}-wal", f"{copy}-wal")
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise LedgerError(
+                f"the ledger {self.path} is read on a copy, and {folder} has no room for one; set TMPDIR to a folder"
+                " that has"
+            ) from error
         return copy
 
     @property

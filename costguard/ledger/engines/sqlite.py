@@ -120,7 +120,6 @@ class SqliteEngine(OpenFiles):
             self._check_place()
             if op is None:
                 return None  # type: ignore[return-value]
-            self._note_begin()
             self._begin(connection, wait)
             result = op(SqliteTx(connection))
             connection.execute("COMMIT")
@@ -129,6 +128,8 @@ class SqliteEngine(OpenFiles):
             return result
         except (sqlite3.Error, OverflowError) as error:
             raise LedgerError(f"the ledger {self.path}: {explain(error)}") from error
+        except OSError as error:  # a fork in a signal handler closed the files
+            raise LedgerError(f"the ledger {self.path}: {error.strerror}; nothing was recorded, try again") from error
         finally:
             self._writing = False
             try:

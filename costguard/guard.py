@@ -28,7 +28,7 @@ from costguard.exchange.endpoints import Endpoints
 from costguard.exchange.entry import Entry
 from costguard.exchange.gate import ENFORCE, MODES, OBSERVE, OFF, Gate
 from costguard.exchange.limits import Limits
-from costguard.exchange.offload import Worker
+from costguard.exchange.offload import Worker, in_one_wait
 from costguard.exchange.reconcile import Age, Progress, Reconciliation, parse_age
 from costguard.exchange.scopes import Block, Scopes
 from costguard.exchange.settlement import Settlement
@@ -175,6 +175,9 @@ class Guard(Limits):
 
         Further calls of theirs are refused; those on their way still have their endings written.
         """
+        in_one_wait(self._close)
+
+    def _close(self) -> None:
         self._worker.close()
         with self._swap:
             self.is_closed = True

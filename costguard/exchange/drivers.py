@@ -20,6 +20,7 @@ from costguard.exchange.effects import (
     SyncPort,
     Work,
 )
+from costguard.exchange.offload import in_one_wait
 
 
 def drive(flow: Flow, port: SyncPort) -> None:
@@ -40,7 +41,7 @@ def drive(flow: Flow, port: SyncPort) -> None:
 def _perform(effect: Effect, port: SyncPort) -> Any:
     match effect:
         case Work():
-            return effect.run()
+            return in_one_wait(effect.run)
         case Send():
             return port.send(effect)
         case ReadRequest():

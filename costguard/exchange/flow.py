@@ -92,7 +92,7 @@ def exchange(desk: Desk, call: Call) -> Flow:
     if desk.is_off:
         yield _unrecorded(desk, call, (yield from _body_if_readable()))
         return
-    body = yield ReadRequest()
+    body = yield from _body(desk, call)
     admission = None if body is None else (yield from _admitted(desk, call, body))
     if admission is None:
         yield _unrecorded(desk, call, body)
@@ -121,6 +121,18 @@ def exchange(desk: Desk, call: Call) -> Flow:
         yield Work(lambda: ended(admission, reason))
         raise
     yield Work(lambda: books.conclude(admission, head.status, raw))
+
+
+def _body(desk: Desk, call: Call) -> Generator[Effect, Any, bytes | None]:
+    """The request's body; where nothing is refused, None for one that cannot be read."""
+    try:
+        body: bytes | None = yield ReadRequest()
+    except InvalidRequest as error:
+        if desk.unrecorded(call.options) is None:
+            raise
+        log.error("not recorded, sent all the same (mode observe): %s", error)
+        return None
+    return body
 
 
 def _body_if_readable() -> Generator[Effect, Any, bytes | None]:

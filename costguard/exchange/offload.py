@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from costguard.exchange.effects import Interrupted
 from costguard.ledger.engines import patience
@@ -20,6 +20,8 @@ from costguard.ledger.engines.patience import Patience
 
 if TYPE_CHECKING:
     import asyncio
+
+T = TypeVar("T")
 
 BATCH_S = 0.03
 """Results are handed to a loop at once, but the first waits no longer than this for the others."""
@@ -93,6 +95,15 @@ class Worker:
                     self._thread.join()
             self._pid = 0
             self._thread = None
+
+
+def in_one_wait(run: Callable[[], T]) -> T:
+    """Run `run` here and now; however often it asks the ledger, it waits for others no longer than one call may."""
+    token = patience.current.set(Patience(patience.WAIT_S))
+    try:
+        return run()
+    finally:
+        patience.current.reset(token)
 
 
 def _job(run: Callable[[], Any]) -> tuple[Patience, Callable[[], Any]]:

@@ -15,13 +15,14 @@ from costguard.exchange.admission import Admission, Held
 from costguard.exchange.charging import charge_each
 from costguard.exchange.listening import StreamListener
 from costguard.ledger.accounting.book import Ledger
-from costguard.ledger.accounting.endings import OPEN
+from costguard.ledger.accounting.endings import OPEN, is_taken
 from costguard.ledger.accounting.reading import Attempt
 from costguard.ledger.accounting.results import result_key
 from costguard.ledger.charges import Charge, weakest
 from costguard.ledger.records import Accept, Alert, Doubt, Ending, Observation, Release, Settle
 from costguard.prices.book import PriceBook
 from costguard.prices.price import Price
+from costguard.projects import check_name
 from costguard.tasks import canonical
 from costguard.wire import dialect as told
 from costguard.wire.dialect import Dialect, Judgement, Record, Result
@@ -93,7 +94,7 @@ class Settlement:
                     expected_nanos=_per_result(held.estimate.expected_nanos, held.estimate.results),
                 )
                 if not charges:
-                    return [Doubt(held.attempt_id, "no figure came, and none can be computed")]
+                    return [Doubt(held.attempt_id, "no figure came, and none can be computed", taken=True)]
                 reason = ending.reason or None
                 return [
                     Settle(held.attempt_id, charge, result_key(result.names, charge), ending.partial, reason)
@@ -102,7 +103,7 @@ class Settlement:
             case told.Refused():
                 return [Release(held.attempt_id, ending.reason)]
             case told.Doubt():
-                return [Doubt(held.attempt_id, ending.reason, ending.evidence)]
+                return [Doubt(held.attempt_id, ending.reason, ending.evidence, ending.taken)]
             case told.Ack():
                 return [Accept(held.attempt_id)]
 
@@ -193,7 +194,7 @@ class Settlement:
         changes = sum(
             [self._observe(uuid, ending, listed=uuid in judgement.listed) for uuid, ending in judgement.others.items()]
         )
-        return changes + sum([self._learn(record, frozenset())[1] for record in judgement.records])
+        return changes + sum([self._learn(record, frozenset(), None)[1] for record in judgement.records])
 
     def _observe(self, task_uuid: str, ending: told.Ending, *, listed: bool) -> int:
         """What a poll or webhook tells of one task; returns the number of changes.
@@ -210,15 +211,25 @@ class Settlement:
             case told.Success():
                 over = ending.failed and not ending.partial and len(still_open) == 1
                 charges = self._charges(attempts, ending.results, distinct=listed)
-                return self._note(Observation(task_uuid, charges, settled_all=over))
+                return self._note(Observation(task_uuid, charges, settled_all=over, taken=ending.partial))
             case told.Refused() if len(still_open) == 1:
                 return self._note(Observation(task_uuid, settled_all=True, release=ending.reason))
+            case told.Ack():
+                return self._note_taken(task_uuid, still_open)
             case told.Doubt():
+                if ending.taken:
+                    self._note_taken(task_uuid, still_open)
                 # One whose request is under way will tell by itself.
                 ended = [a for a in still_open if a.ended_us is not None and a.status == "held"]
                 alerts = self._ledger.conclude(self._now_us(), [Doubt(attempt.id, ending.reason) for attempt in ended])
                 self._fire(alerts)
         return 0
+
+    def _note_taken(self, task_uuid: str, attempts: Sequence[Attempt]) -> int:
+        """The provider is at work on it: said at every poll, and written once."""
+        if all(attempt.accepted or attempt.status not in OPEN for attempt in attempts):
+            return 0
+        return self._note(Observation(task_uuid, taken=True))
 
     def _note(self, seen: Observation) -> int:
         alerts, changes = self._ledger.observe(self._now_us(), seen)
@@ -256,16 +267,16 @@ class Settlement:
 
     # -- the provider's own record --------------------------------------------------------------
 
-    def _learn(self, record: Record, over: frozenset[int]) -> tuple[str, int]:
+    def _learn(self, record: Record, over: frozenset[int], unknown_age_us: int | None) -> tuple[str, int]:
         """What the provider's record says of one task: (reason it stays open or "", changes).
 
-        `over`: the task's attempts that no request was under way for when the provider was asked.
+        `over` and `unknown_age_us`: see `learn`.
         """
         attempts = self._ledger.attempts(record.task_uuid)
         if not attempts:
             return "it is not in this ledger", 0
         if record.results is None:
-            return record.reason, self._note(Observation(record.task_uuid, whole=True))  # it is known, at least
+            return record.reason, self._note_taken(record.task_uuid, attempts)  # it is known, at least
         charges = self._charges(attempts, record.results, distinct=True)
         seen = Observation(
             record.task_uuid,
@@ -274,13 +285,15 @@ class Settlement:
             settled_all=not record.waiting,
             over=over,
             release=None if record.waiting else record.reason,
+            unknown_age_us=unknown_age_us,
+            taken=record.waiting,
         )
         changes = self._note(seen)
         if record.waiting:
             return record.reason, changes
         if any(charge is None for _, charge in charges):
             return "a result without a figure, and none can be computed", changes
-        return "", changes
+        return self._why_open(record.task_uuid, "the provider shows no further results", unknown_age_us), changes
 
     def learn(
         self,
@@ -294,15 +307,15 @@ class Settlement:
 
         `asked`: task -> its attempts that no request was under way for when the question was sent: only
         these may be released by the answer. A task the provider does not know is released once it was admitted
-        `unknown_age_us` ago, unless the provider took it; never if that is None, for a client that was not chosen
-        for the question may hold the key of another account.
+        `unknown_age_us` ago, unless the provider took it, and so is an attempt beyond what is on record; never if
+        that is None, for a client that was not chosen for the question may hold the key of another account.
         """
         answers = dialect.answers(asked, status, body)
         findings = []
         for uuid, over in asked.items():
             is_told = answers.told or uuid in answers.records or uuid in answers.unknown or uuid in answers.refusals
             if uuid in answers.records:
-                reason, _ = self._learn(answers.records[uuid], over)
+                reason, _ = self._learn(answers.records[uuid], over, unknown_age_us)
             elif uuid in answers.unknown:
                 reason = self._not_found(uuid, over, unknown_age_us)
             else:
@@ -316,9 +329,17 @@ class Settlement:
         if unknown_age_us is None:
             return f"{reason}; `costguard reconcile` with the right key may release it"
         self._fire(self._ledger.release_unknown(self._now_us(), task_uuid, unknown_age_us, reason, over))
-        still_open = [attempt for attempt in self._ledger.attempts(task_uuid) if attempt.status in OPEN]
-        if any(attempt.accepted for attempt in still_open):
+        if any(is_taken(attempt) for attempt in self._ledger.attempts(task_uuid) if attempt.status in OPEN):
             return f"{reason}, but it once took it: `costguard tasks resolve` when you know what it came to"
+        return self._why_open(task_uuid, reason, unknown_age_us)
+
+    def _why_open(self, task_uuid: str, reason: str, unknown_age_us: int | None) -> str:
+        """Why something of a task may stay open although `reason`; "" if nothing does."""
+        still_open = [attempt for attempt in self._ledger.attempts(task_uuid) if attempt.status in OPEN]
+        if not still_open:
+            return ""
+        if unknown_age_us is None:
+            return f"{reason}; `costguard reconcile` may release the rest"
         if any(self._now_us() - attempt.at_us < unknown_age_us for attempt in still_open):
             return f"{reason}, but may still be at work on it: it was sent too lately to be released"
         return f"{reason}, but its request may still be under way"
@@ -333,6 +354,7 @@ class Settlement:
 
     def resolve(self, task_uuid: str, nanos: int | None, reason: str) -> None:
         """An operator's word: see `Guard.resolve`."""
+        check_name(reason, "reason")
         self._fire(self._ledger.correct(self._now_us(), canonical(task_uuid), nanos, reason))
 
 

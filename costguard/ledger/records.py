@@ -126,6 +126,8 @@ class Doubt:
     attempt_id: int
     reason: str
     evidence: Mapping[str, object] = field(default_factory=dict)
+    taken: bool = False
+    """The provider took the task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,10 @@ class Observation:
     asked; None: those without one now."""
     release: str | None = None
     """With `settled_all`: why attempts without any result are released, None to leave them."""
+    unknown_age_us: int | None = None
+    """With `whole`: attempts beyond what is on record are released once admitted so long ago; None: never."""
+    taken: bool = False
+    """The provider is at work on it: what is open of it is never released for being unknown."""
     reason: str | None = None
 
 

@@ -98,6 +98,8 @@ class Doubt:
 
     reason: str
     evidence: Mapping[str, object] = field(default_factory=dict)
+    taken: bool = False
+    """What came shows that the provider took the task."""
 
 
 Ending = Success | Ack | Refused | Doubt

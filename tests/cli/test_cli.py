@@ -815,3 +815,24 @@ def test_a_table_in_a_terminal_too_narrow_for_it_keeps_identifiers_whole(varied:
     assert all(task.task_uuid in text for task in varied.ledger.tasks())
     plain = "".join(text.split("\x1b[1m")).replace("\x1b[0m", "")
     assert max(map(len, plain.splitlines())) <= 80
+
+
+def test_a_ledger_torn_between_two_copies_is_one_line_that_says_what_to_do(
+    run: Run, ledger: Path, make_guard: MakeGuard, standin: StandIn
+) -> None:
+    copies = []
+    for calls in (20, 60):
+        with make_guard() as guard:
+            for _ in range(calls):
+                send(guard, standin)
+        copies.append(ledger.read_bytes())
+    older, newer = copies
+    told = []
+    for at in range(2048, len(older), 2048):
+        ledger.write_bytes(older[:at] + newer[at:])
+        for command in ("status", "tasks", "report", "verify", "accuracy"):
+            result = CliRunner().invoke(main, [command], obj=Session(ledger, None))
+            assert result.exit_code in (0, 1), (at, command)
+            assert result.exception is None or isinstance(result.exception, SystemExit), (at, command)
+            told.append(result.stderr)
+    assert any("estore a" in said for said in told)

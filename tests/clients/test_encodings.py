@@ -164,6 +164,26 @@ def test_an_undecodable_body_to_the_native_endpoint_is_refused_and_nothing_sent(
     assert (recorder.requests, guard.ledger.tasks()) == ([], [])
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "gzip, rot13"])
+def test_in_observe_an_undecodable_body_is_sent_as_it_is_and_said(
+    encoding: str, kind: str, make_guard: Callable[..., Guard], make_client: Callable[..., AnyClient], caplog: Any
+) -> None:
+    guard = make_guard(mode="observe")
+    requests: list[Any] = []
+    module = module_of(kind)
+
+    def handler(request: Any) -> Any:
+        requests.append(request)
+        return module.Response(200, json={"data": []})
+
+    client = make_client(kind, guard, transport=module.MockTransport(handler))
+    client.post(content=b"\x00" * 40, headers={**GZIPPED, "content-encoding": encoding})
+    (request,) = requests
+    assert (request.content, request.headers["content-encoding"]) == (b"\x00" * 40, encoding)
+    assert guard.ledger.tasks() == []
+    assert "not recorded, sent all the same (mode observe): request body: its Content-Encoding" in caplog.text
+
+
 def test_an_undecodable_body_to_somebody_else_passes_untouched(
     kind: str, guard: Guard, make_client: Callable[..., AnyClient]
 ) -> None:

@@ -54,6 +54,28 @@ BODIES = {
 }
 
 
+@pytest.mark.parametrize("key", ["model", "taskType", "taskUUID"])
+@pytest.mark.parametrize("character", ["\n", "\x1b", "\x9b", "\u2028", "\u202e"], ids=ascii)
+@pytest.mark.parametrize("mode", ["enforce", "observe"])
+def test_a_name_that_could_not_be_printed_never_reaches_the_ledger(
+    mode: str, character: str, key: str, make_guard: Callable[..., Guard], standin: StandIn, make_client: Any
+) -> None:
+    guard = make_guard(mode=mode)
+    client = make_client("httpx.Client", guard, transport=standin.transport())
+    body = json.dumps([a_task(**{key: f"a{character}b"})]).encode()
+    if mode == "enforce":
+        with pytest.raises(InvalidRequest, match=f"{key}: expected 1 to 200 printable"):
+            client.post(content=body, headers={"content-type": "application/json"})
+    else:
+        client.post(content=body, headers={"content-type": "application/json"})
+    assert (len(standin.received), guard.ledger.tasks()) == (int(mode == "observe"), [])
+
+
+def test_an_operator_s_reason_is_one_line_that_can_be_printed(guard: Guard) -> None:
+    with pytest.raises(ConfigurationError, match=r"reason: .* control character U\+001B"):
+        guard.resolve("a", reason="a\x1b[31mb")
+
+
 @pytest.mark.parametrize("name", BODIES)
 def test_a_body_that_is_no_task_list_is_refused_at_the_native_endpoint(
     name: str, client: AnyClient, guard: Guard, standin: StandIn

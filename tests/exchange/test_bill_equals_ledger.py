@@ -404,7 +404,8 @@ def test_after_any_mix_and_one_reconcile_the_ledger_is_the_bill(tmp_path: Path) 
         assert guard.verify().difference is None, said
         spent = next(budget.spent for budget in guard.status() if budget.project == "/")
         assert spent == standin.billed(), said
-        # What the stand-in did not know is asked for once more, and then never again.
+        # What the stand-in did not know, or had no record of, is asked for once more, and then never again.
         again = guard.reconcile(client, min_age="0s").findings
-        assert {finding.outcome for finding in again} <= {"released"}, said
+        assert {finding.outcome for finding in again} <= {"released", "settled"}, said
+        assert {row.task_uuid: row.charged for row in guard.ledger.tasks()} == charged, said
         assert guard.reconcile(client, min_age="0s").findings == [], said

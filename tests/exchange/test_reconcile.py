@@ -320,11 +320,68 @@ def test_what_the_provider_was_once_at_work_on_is_never_released_unknown(guard: 
     assert [found.outcome for found in ask(guard, working([])).findings] == ["open"]
 
 
+AT_WORK: dict[str, dict[str, Any]] = {
+    "a webhook": {"status": "processing"},
+    "a webhook of a queue": {"status": "queued"},
+    "one of several results": {"status": "success", "text": "x", "cost": 0.0001},
+    "an error of its own that may be no end": {"status": "error", "error": {"code": "timeoutProvider"}},
+}
+
+
+@pytest.mark.parametrize("name", AT_WORK)
+@pytest.mark.parametrize("road", ["observe", "poll"])
+@pytest.mark.parametrize("model", [None, "somebody:unpriced@1"])
+def test_what_a_poll_or_webhook_once_said_to_be_at_work_is_never_released_unknown(
+    name: str, road: str, model: str | None, make_guard: MakeGuard, clock: Clock
+) -> None:
+    guard = make_guard()
+    task = a_task(numberResults=3, **({"model": model} if model else {}))
+    lose(guard, task)
+    told = {"data": [{"taskType": "textInference", "taskUUID": task["taskUUID"], **AT_WORK[name]}]}
+    for _ in range(2):
+        if road == "observe":
+            guard.observe(told)
+        else:
+            send(guard, Provider(lambda _: (200, told)), {"taskType": "getResponse", "taskUUID": task["taskUUID"]})
+    later(clock, days=400)
+    (found,) = ask(guard, working([])).findings
+    assert (found.outcome, "once took it" in found.reason) == ("open", True)
+    assert guard.verify().difference is None
+
+
+def test_a_poll_that_finds_nothing_is_no_word_of_work(guard: Guard, clock: Clock) -> None:
+    task = a_task()
+    lose(guard, task)
+    poll = {"taskType": "getResponse", "taskUUID": task["taskUUID"]}
+    send(guard, Provider(lambda tasks: (200, {"errors": [unknown(one) for one in tasks]})), poll)
+    later(clock, days=1)
+    assert [found.outcome for found in ask(guard, working([])).findings] == ["released"]
+
+
+@pytest.mark.parametrize("said", [{"delta": {"text": "Hel"}}, {"delta": {}}, {"status": "processing"}], ids=str)
+def test_a_stream_that_spoke_of_its_task_is_never_released_unknown(
+    said: dict[str, Any], guard: Guard, clock: Clock
+) -> None:
+    task = a_task(deliveryMethod="stream")
+    spoken = {"taskType": "textInference", "taskUUID": task["taskUUID"], **said}
+    send(guard, Scripted([b"data: " + json.dumps(spoken).encode() + b"\n\n"]), task)
+    later(clock, days=400)
+    assert [found.outcome for found in ask(guard, working([])).findings] == ["open"]
+
+
+def test_an_answer_that_only_echoes_its_task_is_never_released_unknown(guard: Guard, clock: Clock) -> None:
+    send(guard, Provider(lambda tasks: (200, {"data": [{"taskUUID": one["taskUUID"]} for one in tasks]})), a_task())
+    assert only_task(guard).status == "unresolved"
+    later(clock, days=400)
+    assert [found.outcome for found in ask(guard, working([])).findings] == ["open"]
+
+
 def test_a_task_sent_again_is_asked_for_once_more_where_only_the_first_is_on_record(guard: Guard, clock: Clock) -> None:
     task = a_task()
     lose(guard, task)
     ask(guard, working([task["taskUUID"]]))
     lose(guard, {**task})
+    later(clock, days=1)
     assert ask(guard, working([task["taskUUID"]])).left == []
     assert [one.status for one in guard.ledger.attempts(task["taskUUID"])] == ["settled", "released"]
     later(clock, days=1)

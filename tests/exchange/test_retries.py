@@ -13,7 +13,7 @@ import pytest
 from conftest import API, AnyClient, Clock, a_task, only_task
 from roads import DONE, Provider, Scripted, agree, details, frame, read_stream, status
 
-from costguard import BudgetExceeded, Guard
+from costguard import BudgetExceeded, Guard, money
 from costguard.testing import StandIn
 
 MakeClient = Callable[..., AnyClient]
@@ -43,10 +43,10 @@ def webhook(guard: Guard, task: dict[str, Any], **item: Any) -> int:
 
 
 def reconcile(guard: Guard, task: dict[str, Any], *items: dict[str, Any]) -> None:
-    """Ask a provider that has `items` on record."""
+    """Ask a provider that has `items` on record, and is at work on nothing."""
     provider: Any = Provider(lambda _: (200, {"data": [details(task, *({"text": "x", **item} for item in items))]}))
     with httpx.Client(base_url=API, transport=provider) as client:
-        guard.reconcile(client, min_age=0)
+        guard.reconcile(client, min_age=0, unknown_age=0)
 
 
 def attempts(guard: Guard, task: dict[str, Any]) -> list[tuple[str, int]]:
@@ -107,7 +107,7 @@ def test_retries_that_were_billed_once_are_charged_once(
         with suppress(client.module.TransportError):
             client.post(task)
     assert status(guard) == ("unresolved", 2)
-    guard.reconcile(httpx.Client(base_url=API, transport=standin.transport()))
+    guard.reconcile(httpx.Client(base_url=API, transport=standin.transport()), unknown_age=0)
     assert [status for status, _ in attempts(guard, task)] == ["released", "settled"]
     assert agree(guard, standin)
 
@@ -120,7 +120,7 @@ def test_a_server_that_bills_a_task_once_however_often_it_is_sent_is_charged_onc
     standin.fault("status_billed:500")
     for _ in range(2):
         client.post(task)
-    guard.reconcile(httpx.Client(base_url=API, transport=standin.transport()))
+    guard.reconcile(httpx.Client(base_url=API, transport=standin.transport()), unknown_age=0)
     assert agree(guard, standin)
 
 
@@ -269,6 +269,53 @@ def test_a_direct_answer_after_its_release_is_charged(seed: int | None, guard: G
     assert status(guard) == ("released", 1)
     assert webhook(guard, task, **item) == 1
     assert settled(guard, 1)
+
+
+@pytest.mark.parametrize("items", [[{"seed": 1, **A}], []], ids=["a result", "only errors"])
+def test_an_attempt_beyond_what_the_record_shows_is_released_only_when_no_work_takes_so_long(
+    items: list[dict[str, Any]], guard: Guard, clock: Clock
+) -> None:
+    task = a_task()
+    on_record = details(task, *items, errors=None if items else [{"code": "contentRejected", "message": "no"}])
+
+    def ask(unknown_age: str = "24h") -> list[Any]:
+        transport: Any = Provider(lambda _: (200, {"data": [on_record]}))
+        with httpx.Client(base_url=API, transport=transport) as client:
+            return guard.reconcile(client, unknown_age=unknown_age).findings
+
+    send(guard, task)
+    clock.now += timedelta(hours=1)
+    send(guard, task)
+    first = ("settled", 1) if items else ("released", 0)
+    for _ in range(2):
+        clock.now += timedelta(hours=11)
+        assert [(one.outcome, "too lately" in one.reason) for one in ask()] == [("open", True)]
+        assert attempts(guard, task) == [first, ("unresolved", 0)]
+    assert only_task(guard).held, "its room is nobody else's"
+    clock.now += timedelta(hours=2)
+    assert [one.outcome for one in ask()] == [first[0]]
+    assert attempts(guard, task) == [first, ("released", 0)]
+    clock.now += timedelta(hours=24)
+    on_record = details(task, *items, {"seed": 2, "text": "x", **B})
+    assert [one.outcome for one in ask()] == ["settled"], "asked for once more, as much later"
+    assert sum(charged for _, charged in attempts(guard, task)) == first[1] + 2
+    assert ask() == []
+    assert guard.verify().difference is None
+
+
+def test_a_call_that_asks_by_itself_frees_no_attempt_beyond_what_the_record_shows(
+    guard: Guard, clock: Clock, make_client: MakeClient
+) -> None:
+    task = a_task()
+    send(guard, task)
+    send(guard, task)
+    upper = only_task(guard).held // 2
+    guard.set_budget("/", money.to_usd(2 * upper), per="total")
+    clock.now += timedelta(days=2)
+    answer: Any = Provider(lambda _: (200, {"data": [details(task, {"text": "x", "seed": 1, "cost": 0.0006})]}))
+    with pytest.raises(BudgetExceeded):
+        make_client("httpx.Client", guard, transport=answer).post(a_task())
+    assert attempts(guard, task) == [("settled", 6), ("unresolved", 0)]
 
 
 # --- streams ---

@@ -124,6 +124,7 @@ def observe(ledger: Ledger, results: Sequence[tuple[str, Charge]], *, of: Sequen
         settled_all=of is not None,
         over=None if of is None else frozenset(of),
         release=None if of is None else "there is no more",
+        unknown_age_us=0,
     )
     return ledger.observe(NOW_US, seen)[1]
 

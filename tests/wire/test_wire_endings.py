@@ -123,7 +123,7 @@ def test_processing_is_an_acknowledgement_for_any_delivery() -> None:
 
 
 def test_a_sync_item_that_says_nothing_is_in_doubt_unless_it_says_success() -> None:
-    assert ending(200, response({"taskUUID": UUID})) == Doubt("http 200 item without a result")
+    assert ending(200, response({"taskUUID": UUID})) == Doubt("http 200 item without a result", taken=True)
     assert isinstance(ending(200, response({"taskUUID": UUID, "status": "success"})), Success)
 
 
@@ -330,7 +330,9 @@ def test_figures_that_may_be_of_either_task_release_neither(status: int) -> None
 @pytest.mark.parametrize("nothing", [" ", {}, [], None, [None], [{}], [" "]])
 def test_an_error_that_says_nothing_ends_nothing(nothing: Any) -> None:
     assert ending(200, response(errors=nothing)) == Doubt("http 200 task not mentioned")
-    assert ending(200, response({"taskUUID": UUID, "error": nothing})) == Doubt("http 200 item without a result")
+    assert ending(200, response({"taskUUID": UUID, "error": nothing})) == Doubt(
+        "http 200 item without a result", taken=True
+    )
     envelope = response(result(error=nothing), errors=nothing)
     assert ending(200, envelope) == Success(results(envelope.items))
 

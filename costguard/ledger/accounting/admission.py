@@ -37,7 +37,7 @@ class Admissions(Setting):
         With `enforce` a hard budget (action other than `warn`) without room refuses them all, and so
         does a task without a worst case; otherwise everything is held and said in `over`.
         """
-        result, memory = self._engine.write(lambda tx: self._admit(tx, project, at_us, tasks, enforce))
+        result, memory = self._write(lambda tx: self._admit(tx, project, at_us, tasks, enforce))
         if memory is not None:
             self._owner, self._cut = memory
         if isinstance(result, Refused) and result.held and result.window:
@@ -127,7 +127,7 @@ class Admissions(Setting):
             spent, _ = self._balance(tx, found[0], window) or (0, 0)
             return (Alert(budget, window, None, spent, refused.held, refused.busy),)
 
-        return self._engine.write(op)
+        return self._write(op)
 
     @staticmethod
     def _ceiling(tx: Tx, task: NewAttempt) -> int | None:

@@ -54,7 +54,7 @@ class Ledger(Admissions, Endings, Usage):
 
     def verify(self) -> Verification:
         """Recompute every promise from the rows, on one snapshot; names the first difference."""
-        return self._engine.read(verify)
+        return self._read(verify)
 
     def _reporting_zone(self, wanted: str | None) -> str:
         def read(tx: Tx) -> str | None:
@@ -70,7 +70,7 @@ class Ledger(Admissions, Endings, Usage):
 
         if wanted is not None:
             day_of(wanted, 0)  # names an unknown zone before anything is written
-        found = self._engine.read(read) or self._engine.write(create)
+        found = self._read(read) or self._write(create)
         if wanted is not None and wanted != found:
             raise ConfigurationError(
                 f"timezone: this ledger reports in {found}, fixed when it was created, not in {wanted};"

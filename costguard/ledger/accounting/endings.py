@@ -42,7 +42,7 @@ class Endings(Posting):
                 alerts += self._conclude(tx, at_us, attempt_id, list(own))
             return alerts
 
-        return tuple(self._engine.write(op))
+        return tuple(self._write(op))
 
     def _conclude(self, tx: Tx, at_us: int, attempt_id: int, endings: Sequence[Ending]) -> list[Alert]:
         row = tx.one(_ATTEMPT_AND_SIBLINGS, (attempt_id,))
@@ -59,7 +59,8 @@ class Endings(Posting):
                 case Release():
                     alerts += self._post(tx, at_us, attempt, 0, None, _freed(attempt), ending.reason, ended_us=at_us)
                 case Doubt():
-                    self._mark(tx, at_us, attempt, "unresolved", ending.reason, ending.evidence)
+                    taken = 1 if ending.taken else None
+                    self._mark(tx, at_us, attempt, "unresolved", ending.reason, ending.evidence, taken)
                 case Accept():
                     self._mark(tx, at_us, attempt, attempt.status, "accepted, the result is to come", accepted=1)
         return alerts
@@ -131,7 +132,7 @@ class Endings(Posting):
         Unknown tasks change nothing.
         """
         alerts: list[Alert] = []
-        changes = self._engine.write(lambda tx: self._observe(tx, at_us, seen, alerts))
+        changes = self._write(lambda tx: self._observe(tx, at_us, seen, alerts))
         return tuple(alerts), changes
 
     def _observe(self, tx: Tx, at_us: int, seen: Observation, alerts: list[Alert]) -> int:
@@ -158,23 +159,42 @@ class Endings(Posting):
                 improved = self._improve(tx, at_us, old, key, charge)
                 alerts += improved or []
                 changes += improved is not None
+        if seen.settled_all and is_told:
+            changes += self._settle_all(tx, at_us, seen, alerts)
+        if seen.taken:
+            tx.run(
+                "UPDATE attempts SET accepted = 1 WHERE task_uuid = ? AND status IN ('held', 'unresolved')",
+                (seen.task_uuid,),
+            )
+        if seen.whole and seen.settled_all:
+            tx.run("UPDATE attempts SET unconfirmed = NULL WHERE task_uuid = ? AND unconfirmed = 1", (seen.task_uuid,))
+            self._was_asked(tx, seen.task_uuid, at_us)
+        return changes
+
+    def _settle_all(self, tx: Tx, at_us: int, seen: Observation, alerts: list[Alert]) -> int:
+        """No further result is to come of what is told: end the attempts it tells of; the changes made.
+
+        A record may show some attempts of a task while others are still at work: those go by their age.
+        """
+        changes = 0
         fates: dict[int, bool | None] = {}
-        for attempt in self._attempts(tx, seen.task_uuid) if seen.settled_all and is_told else ():
+        attempts = self._attempts(tx, seen.task_uuid)
+        # Errors alone are those of one attempt, and may be of one that has ended.
+        is_first_shown = not seen.results and all(attempt.status in OPEN for attempt in attempts)
+        for n, attempt in enumerate(attempts):
             if attempt.status not in OPEN or not self._is_over(tx, attempt, seen.over, fates):
                 continue
             if attempt.seen:
                 alerts += self._post(tx, at_us, attempt, 0, None, "settled", seen.reason or "no further results")
                 changes += 1
-            elif seen.release is not None:
-                alerts += self._post(tx, at_us, attempt, 0, None, "released", seen.release)
-                changes += 1
-                if seen.whole and seen.results:  # the record of an earlier attempt: this one's may come yet
-                    self._ask_again(tx, attempt.id, at_us + UNKNOWN_AGE_US)
-        if seen.whole and seen.settled_all:
-            tx.run("UPDATE attempts SET unconfirmed = NULL WHERE task_uuid = ? AND unconfirmed = 1", (seen.task_uuid,))
-            self._was_asked(tx, seen.task_uuid, at_us)
-        elif seen.whole:
-            tx.run("UPDATE attempts SET accepted = 1 WHERE task_uuid = ? AND held > 0", (seen.task_uuid,))
+                continue
+            is_shown, age_us = not seen.whole or (n == 0 and is_first_shown), seen.unknown_age_us
+            if seen.release is None or not (is_shown or (age_us is not None and at_us - attempt.at_us >= age_us)):
+                continue
+            alerts += self._post(tx, at_us, attempt, 0, None, "released", seen.release)
+            changes += 1
+            if not is_shown and age_us is not None:
+                self._ask_again(tx, attempt.id, at_us + max(age_us, 1))
         return changes
 
     @staticmethod
@@ -254,9 +274,9 @@ class Endings(Posting):
         """Release the open attempts of a task that the provider does not know, once `unknown_age_us` old.
 
         That is counted from the admission, whatever became of their sender: a record may be written only when the
-        work is done. Never one whose request is under way, nor one that the provider took. What is released is to
-        be asked for once more, as much later. `over`: the attempts that were over when the provider was asked;
-        None: judge it now.
+        work is done. Never one whose request is under way, nor one that the provider took, or told a result of. What
+        is released is to be asked for once more, as much later. `over`: the attempts that were over when the provider
+        was asked; None: judge it now.
         """
 
         def op(tx: Tx) -> list[Alert]:
@@ -264,7 +284,7 @@ class Endings(Posting):
             fates: dict[int, bool | None] = {}
             for attempt in self._attempts(tx, task_uuid):
                 is_open = attempt.status in OPEN
-                if at_us - attempt.at_us < unknown_age_us or (is_open and attempt.accepted):
+                if at_us - attempt.at_us < unknown_age_us or (is_open and is_taken(attempt)):
                     continue
                 if not self._is_over(tx, attempt, over, fates):
                     continue
@@ -276,7 +296,7 @@ class Endings(Posting):
             self._was_asked(tx, task_uuid, at_us)
             return alerts
 
-        return tuple(self._engine.write(op))
+        return tuple(self._write(op))
 
     def _is_over(self, tx: Tx, attempt: Attempt, over: frozenset[int] | None, fates: dict[int, bool | None]) -> bool:
         """True if no request of the attempt is under way, or was when the provider was asked."""
@@ -301,7 +321,12 @@ class Endings(Posting):
                 alerts += self._post(tx, at_us, attempt, 0, charge, status, reason)
             return alerts
 
-        return tuple(self._engine.write(op))
+        return tuple(self._write(op))
+
+
+def is_taken(attempt: Attempt) -> bool:
+    """True if the provider once took it: it acknowledged it, was at work on it, or told a result of it."""
+    return bool(attempt.accepted or attempt.seen)
 
 
 def _share(attempt: Attempt, seen: int) -> tuple[int, bool]:

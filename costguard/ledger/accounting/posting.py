@@ -166,8 +166,8 @@ class Posting(Limits):
                 tx.run("INSERT INTO meta VALUES ('media_key', ?) ON CONFLICT DO NOTHING", (os.urandom(32).hex(),))
                 return str((tx.one(_MEDIA_KEY) or ("",))[0])
 
-            found = self._engine.read(lambda tx: tx.one(_MEDIA_KEY))
-            self._media_key = bytes.fromhex(found[0] if found else self._engine.write(make))
+            found = self._read(lambda tx: tx.one(_MEDIA_KEY))
+            self._media_key = bytes.fromhex(found[0] if found else self._write(make))
         return self._media_key
 
 

@@ -6,9 +6,10 @@ import functools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from costguard.budgets import ALL_TIME, Budget, Window, window_at
+from costguard.errors import CostguardError, LedgerError
 from costguard.ledger.accounting.results import Booked
 from costguard.ledger.accounting.sql import STANDING, admitted_in, bounds, charged_and_held, covered, marks
 from costguard.ledger.charges import Charge, Line
@@ -18,10 +19,16 @@ from costguard.ledger.records import Balance, TaskRow
 from costguard.money import sum_known
 from costguard.projects import ancestors, is_default, like
 
+T = TypeVar("T")
+
 BUDGET = "id, project, per, limit_nanos, timezone, action, warn_at, floor_tokens, wait_ms"
 
 FOREIGN_AGE_US = 3600 * 1_000_000
 """A hold of a process on another host, whose life cannot be seen, reads `unresolved` after an hour."""
+
+
+_UNFIT = (LookupError, ValueError, StopIteration)
+"""What rows raise that do not fit together: one that others name is not there, or it holds something else."""
 
 
 class Attempt(NamedTuple):
@@ -87,20 +94,39 @@ class Reading:
         self._engine = engine
         self._now_us = now_us
 
+    def _read(self, op: Callable[[Tx], T]) -> T:
+        """Run `op` on one snapshot."""
+        return self._whole(self._engine.read, op, (*_UNFIT, TypeError))
+
+    def _write(self, op: Callable[[Tx], T]) -> T:
+        """Run `op` in one transaction."""
+        return self._whole(self._engine.write, op, _UNFIT)  # a TypeError is of what a caller wants to write
+
+    @staticmethod
+    def _whole(run: Callable[[Callable[[Tx], T]], T], op: Callable[[Tx], T], unfit: tuple[type[Exception], ...]) -> T:
+        """`run(op)`; rows that do not fit together, or cannot be read as what they are, are the ledger's error."""
+        try:
+            return run(op)
+        except CostguardError:
+            raise
+        except unfit as error:
+            raise LedgerError(
+                f"the ledger's rows do not fit together ({type(error).__name__}: {error}): its file is damaged; restore"
+                " a backup, and run `costguard verify`"
+            ) from error
+
     def ceilings(self) -> dict[str, int]:
         """All ceilings: model or task type -> nano-USD per result."""
-        return self._engine.read(lambda tx: dict(tx.all("SELECT name, nanos FROM ceilings ORDER BY name")))
+        return self._read(lambda tx: dict(tx.all("SELECT name, nanos FROM ceilings ORDER BY name")))
 
     def budgets(self) -> list[Budget]:
         """All budgets that were set, by project and period."""
-        rows = self._engine.read(
-            lambda tx: tx.all(f"SELECT {BUDGET} FROM budgets WHERE like_id IS NULL ORDER BY project, per")
-        )
-        return [read_budget(*row[1:]) for row in rows]
+        sql = f"SELECT {BUDGET} FROM budgets WHERE like_id IS NULL ORDER BY project, per"
+        return self._read(lambda tx: [read_budget(*row[1:]) for row in tx.all(sql)])
 
     def covering(self, project: str) -> list[Budget]:
         """The budgets that a call of `project` is held in, those by default as the child's own."""
-        return [budget for _, budget, _ in self._engine.read(lambda tx: self._covering(tx, project))]
+        return [budget for _, budget, _ in self._read(lambda tx: self._covering(tx, project))]
 
     @staticmethod
     def _covering(tx: Tx, project: str) -> list[tuple[int | None, Budget, int | None]]:
@@ -148,7 +174,7 @@ class Reading:
                     found[key] = found.get(key) or self._balance_at(tx, budget_id, budget, at_us)
             return [found[key] for key in sorted(found)]
 
-        return self._engine.read(op)
+        return self._read(op)
 
     def _balance_at(self, tx: Tx, budget_id: int | None, budget: Budget, at_us: int) -> Balance:
         if budget.per == "task":
@@ -207,7 +233,7 @@ class Reading:
             rows.reverse()
             return rows
 
-        return self._engine.read(op)
+        return self._read(op)
 
     def task(self, task_uuid: str) -> TaskRow | None:
         """One task by its UUID."""
@@ -217,11 +243,11 @@ class Reading:
                 return None
             return self._task(tx, task_uuid)
 
-        return self._engine.read(op)
+        return self._read(op)
 
     def attempts(self, task_uuid: str) -> list[Attempt]:
         """A task's attempts, oldest first."""
-        return self._engine.read(lambda tx: self._attempts(tx, task_uuid))
+        return self._read(lambda tx: self._attempts(tx, task_uuid))
 
     @staticmethod
     def _attempt(tx: Tx, attempt_id: int) -> Attempt:
@@ -293,7 +319,7 @@ class Reading:
 
     def unconfirmed(self, before_us: int) -> list[str]:
         """Tasks admitted up to `before_us` whose charge is not the provider's figure, and who was not asked yet."""
-        return self._engine.read(
+        return self._read(
             lambda tx: [
                 row[0]
                 for row in tx.all(
@@ -305,7 +331,7 @@ class Reading:
 
     def to_ask_again(self, at_us: int) -> list[str]:
         """Tasks of which something was released unknown to the provider, and that are due to be asked for once more."""
-        return self._engine.read(
+        return self._read(
             lambda tx: [
                 row[0]
                 for row in tx.all(
@@ -317,7 +343,7 @@ class Reading:
 
     def spellings(self, task_uuids: Sequence[str]) -> dict[str, str]:
         """The callers' own spelling of each of these tasks that is in the ledger: that of its newest attempt."""
-        rows = self._engine.read(
+        rows = self._read(
             lambda tx: tx.all(
                 "SELECT task_uuid, coalesce(spelling, task_uuid) FROM attempts"
                 f" WHERE task_uuid IN ({marks(len(task_uuids))}) ORDER BY id",
@@ -328,7 +354,7 @@ class Reading:
 
     def open_attempts(self, project: str = "/", window: Window = ALL_TIME) -> list[Attempt]:
         """Attempts whose money is still held; those of dead owners read `unresolved`."""
-        return self._engine.read(lambda tx: self._open(tx, project, window))
+        return self._read(lambda tx: self._open(tx, project, window))
 
     def _open(self, tx: Tx, project: str, window: Window) -> list[Attempt]:
         below, projects = covered(project)

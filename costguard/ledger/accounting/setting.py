@@ -38,7 +38,7 @@ class Setting(Limits):
         As it was: a child without one of its own had its default's, and goes on from there. With `if_absent` what
         applies, set or by default, stays as it is. What changes nothing is no change, and not logged.
         """
-        return self._engine.write(lambda tx: self._change(tx, project, per, make, at_us, if_absent=if_absent))
+        return self._write(lambda tx: self._change(tx, project, per, make, at_us, if_absent=if_absent))
 
     def _change(
         self, tx: Tx, project: str, per: str, make: Make, at_us: int, *, if_absent: bool
@@ -151,7 +151,7 @@ class Setting(Limits):
                 self._open_children(tx, default[0], default[1], at_us)
             return True
 
-        return self._engine.write(op)
+        return self._write(op)
 
     def set_ceiling(self, name: str, nanos: int, at_us: int) -> None:
         """Worst case per result, in nano-USD, of a model or task type without a price.
@@ -171,7 +171,7 @@ class Setting(Limits):
                 "INSERT INTO ceiling_changes (at_us, name, nanos, who) VALUES (?,?,?,?)", (at_us, name, nanos, who())
             )
 
-        self._engine.write(op)
+        self._write(op)
 
     def remove_ceiling(self, name: str, at_us: int) -> bool:
         """Forget a ceiling; False if there was none."""
@@ -182,7 +182,7 @@ class Setting(Limits):
             tx.run("INSERT INTO ceiling_changes (at_us, name, who) VALUES (?,?,?)", (at_us, name, who()))
             return True
 
-        return self._engine.write(op)
+        return self._write(op)
 
     def changes(self) -> list[Change]:
         """Every change of a budget or a ceiling, oldest first."""
@@ -199,4 +199,4 @@ class Setting(Limits):
                 found.append(Change(at_us, by, "remove" if nanos is None else "set", None, None, None, name, nanos))
             return sorted(found, key=lambda one: one.at_us)
 
-        return self._engine.read(op)
+        return self._read(op)

@@ -37,7 +37,7 @@ class Usage(Reading):
         condition, parameters = covered(project) if project is not None else ("1=1", ())
         count = "sum(tasks)" if "modality" in by else "sum(lead_tasks)"
         tokens = ", ".join(f"'{component}'" for component in TOKEN_COMPONENTS)
-        rows = self._engine.read(
+        rows = self._read(
             lambda tx: tx.all(
                 f"SELECT {keys + ',' if keys else ''} {count},"
                 f" sum(CASE WHEN component IN ({tokens}) THEN quantity ELSE 0 END), sum(nanos)"
@@ -75,14 +75,14 @@ class Usage(Reading):
                 sums[1] += nanos
             return [UsageRow(keys, len(uuids), *sums) for keys, (uuids, sums) in sorted(groups.items())]
 
-        return self._engine.read(op)
+        return self._read(op)
 
     def mean_completion(self, project: str, model: str, at_us: int) -> int | None:
         """Mean completion tokens of a result of this project and model over `HISTORY_DAYS`; None without any."""
         today = date.fromisoformat(day_of(self.timezone, at_us))
         # Each day by its name: a few rows of the key, where a range of days would be all projects' rows.
         days = [(today - timedelta(days=n)).isoformat() for n in range(HISTORY_DAYS + 1)]
-        row = self._engine.read(
+        row = self._read(
             lambda tx: tx.one(
                 "SELECT sum(quantity), sum(results) FROM rollups"
                 f" WHERE day IN ({marks(len(days))}) AND project = ? AND model = ? AND component = 'completion'",
@@ -118,7 +118,7 @@ class Usage(Reading):
                 found[attempt_id] = one._replace(nanos=one.nanos + (0 if n else nanos), tokens=tokens)
             return [one for attempt_id, one in found.items() if attempt_id not in own]
 
-        return self._engine.read(op)
+        return self._read(op)
 
     def named(self, what: str) -> list[str]:
         """Every project, model or month (`YYYY-MM`) that something was charged or is held of, sorted.
@@ -143,14 +143,12 @@ class Usage(Reading):
                 found = defaults | {path for name in below for path in ancestors(name)}
             return found
 
-        return sorted(self._engine.read(op))
+        return sorted(self._read(op))
 
     def media_counts(self, digests: Sequence[str]) -> dict[str, dict[str, int]]:
         """What the media with these digests were billed as: digest -> tokens of one result by modality."""
-        rows = self._engine.read(
-            lambda tx: tx.all(f"SELECT digest, counts FROM media WHERE digest IN ({marks(len(digests))})", digests)
-        )
-        return {digest: json.loads(counts) for digest, counts in rows}
+        sql = f"SELECT digest, counts FROM media WHERE digest IN ({marks(len(digests))})"
+        return self._read(lambda tx: {digest: json.loads(counts) for digest, counts in tx.all(sql, digests)})
 
 
 def group_columns(by: Sequence[str]) -> list[str]:

@@ -132,7 +132,8 @@ def _outcomes(items: dict[str, list[Item]], errors: dict[str, list[WireError]]) 
         elif own:
             endings[task_uuid] = Ack()
         elif doubtful or failed[0].task_type in FREE_TASK_TYPES:  # then the question failed, not the task
-            endings[task_uuid] = Doubt(said(doubtful or failed[0]))
+            own_word = any(error.of_item and not error.not_found for error in failed)
+            endings[task_uuid] = Doubt(said(doubtful or failed[0]), taken=own_word)
         else:
             endings[task_uuid] = Refused(said(failed[0]))
     return endings
@@ -173,10 +174,12 @@ def _ending(
         return Success(results, waits, reason)
     if waits or (items and (task.delivery == "async" or task.webhook)):
         return Ack()
+    if isinstance(rest, Doubt):
+        return replace(rest, taken=bool(items))
     if rest is not None:
         return rest
     if items:
-        return Doubt(f"http {status} item without a result")
+        return Doubt(f"http {status} item without a result", taken=True)
     return Doubt(f"http {status} task not mentioned" if readable else f"http {status} unreadable response")
 
 

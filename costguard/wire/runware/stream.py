@@ -78,6 +78,7 @@ class _Heard:
         self.results: list[_Growing] = []
         self.errors: list[WireError] = []
         self.frames = 0
+        self.is_named = False
         self.text_length = 0
         self._indices: set[int] = set()
         # The one result of a task is that one, whatever index it is told with.
@@ -85,6 +86,7 @@ class _Heard:
 
     def hear(self, item: Item) -> None:
         """One frame, or one item of a frame."""
+        self.is_named = True
         if item.told.is_empty and not item.worked and not item.finished:
             return  # a sign of life
         self.frames += 1
@@ -165,7 +167,7 @@ class _Heard:
         evidence: dict[str, object] = {"frames": self.frames, "text_length": self.text_length}
         if ended:
             evidence["figures"] = [one.told.raw()[:EVIDENCE_CHARS_MAX] for one in ended]
-        return Doubt(cut or "the stream said nothing of the task", evidence)
+        return Doubt(cut or "the stream said nothing of the task", evidence, taken=self.is_named)
 
 
 class Reader:

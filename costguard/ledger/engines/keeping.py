@@ -53,6 +53,8 @@ class OpenFiles(WatchedFiles):
             raise self._replaced()
         if seen is None or (found.wal, found.shm) != (seen.wal, seen.shm):
             raise AdriftError(f"the ledger {self.path}: the files beside it were removed or replaced")
+        if found == seen and self._is_own():
+            return
         note = self._note()
         self._check_log(note, found)
         if found == seen:
@@ -138,13 +140,8 @@ class OpenFiles(WatchedFiles):
     def _tend_log(self, connection: sqlite3.Connection) -> None:
         """After a commit: note it, and put a long log into the database. Its failure is no failure of the commit."""
         with contextlib.suppress(sqlite3.Error, LedgerError, OSError):
-            read = self._anchor.tip() if self._anchor is not None else None
-            if read is None:
-                return
-            if read[0].pages >= LOG_PAGES and self._look() == self._seen:
+            if self._remember() >= LOG_PAGES and self._look() == self._seen:
                 self._checkpoint(connection)
-            else:
-                self._remember()
 
     def _checkpoint(self, connection: sqlite3.Connection) -> bool:
         """Put the log into the database as far as readers let it; True if all of it. The lock is held."""

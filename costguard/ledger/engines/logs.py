@@ -14,8 +14,9 @@ _INDEX = struct.Struct("=12x2xHI4x2I8s8x48xI")
 
 _CHECKSUM = struct.Struct(">2I")
 _HEADER_BYTES, _FRAME_BYTES = 32, 24
-_BLOCK_BYTES, _BLOCK_PAGES, _FIRST_PAGES = 32768, 4096, 4062
-"""The index comes in blocks, each of which tells of so many pages; the first, which has the header, of fewer."""
+BLOCK_BYTES, _BLOCK_PAGES, _FIRST_PAGES = 32768, 4096, 4062
+"""The index comes in blocks, each of which tells of so many pages; the first, which has the header, of fewer. SQLite
+maps it into memory, and a process that reads behind its end is killed."""
 _TRIES = 1000
 
 
@@ -39,23 +40,43 @@ NOTHING = Tip(0, 0, bytes(8), bytes(8))
 """Of a log without a commit."""
 
 
-def read_tip(index: int) -> tuple[Tip, int] | None:
-    """The last commit by the log's index (an open `-shm`), and how many pages of the log the database has too.
+class Index:
+    """The open index (`-shm`) of a log."""
 
-    None for an index that was cut short, or that its writer never finished.
-    """
-    for _ in range(_TRIES):
-        found = os.pread(index, 100, 0)
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._read = b""
+        self._known: tuple[Tip, int] | None = None
+
+    def tip(self) -> tuple[Tip, int] | None:
+        """The last commit, and how many pages of the log the database has too.
+
+        None for an index that was cut short, or that its writer never finished.
+        """
+        found = os.pread(self._fd, 100, 0)
+        if found == self._read:
+            return self._known
+        tries = _TRIES
+        while found[:48] != found[48:96]:  # a commit is just being made
+            tries -= 1
+            if tries == 0 or len(found) < 100:
+                return None
+            found = os.pread(self._fd, 100, 0)
+        self._known = self._parsed(found)
+        self._read = found
+        return self._known
+
+    def _parsed(self, found: bytes) -> tuple[Tip, int] | None:
         if len(found) < 100:
             return None
-        if found[:48] == found[48:96]:  # else a commit is just being made
-            page_bytes, pages, one, two, salts, done = _INDEX.unpack(found)
-            if os.fstat(index).st_size < _BLOCK_BYTES * (1 + (pages + _BLOCK_PAGES - _FIRST_PAGES - 1) // _BLOCK_PAGES):
-                return None  # SQLite maps it into memory, and a process that reads behind its end is killed
-            if not pages:
-                return NOTHING, 0
-            return Tip(pages, page_bytes if page_bytes > 1 else 65536, salts, _CHECKSUM.pack(one, two)), done
-    return None
+        page_bytes, pages, one, two, salts, done = _INDEX.unpack(found)
+        if pages > _FIRST_PAGES:
+            blocks = 1 + (pages + _BLOCK_PAGES - _FIRST_PAGES - 1) // _BLOCK_PAGES
+            if os.fstat(self._fd).st_size < BLOCK_BYTES * blocks:
+                return None
+        if not pages:
+            return NOTHING, 0
+        return Tip(pages, page_bytes if page_bytes > 1 else 65536, salts, _CHECKSUM.pack(one, two)), done
 
 
 def holds(log: int, tip: Tip) -> bool:

@@ -93,7 +93,7 @@ class Names:
         self._database, self._wal, self._shm = str(path), f"{path}-wal", f"{path}-shm"
 
     def look(self) -> Files:
-        """What they lead to now: three system calls. FileNotFoundError if the database is not there."""
+        """What they lead to now: three system calls; a `-shm` cut short is none. OSError without a database."""
         stat = os.stat
         database = stat(self._database)
         try:
@@ -101,7 +101,8 @@ class Names:
         except OSError:
             wal = 0
         try:
-            shm = stat(self._shm).st_ino
+            index = stat(self._shm)
+            shm = index.st_ino if index.st_size >= logs.BLOCK_BYTES else 0
         except OSError:
             shm = 0
         return Files(database.st_dev, database.st_ino, database.st_size, database.st_mtime_ns, wal, shm)
@@ -208,6 +209,7 @@ class Anchor:
         self._shm: int | None = None
         self.shm = 0
         """Inode of the `-shm` that is locked, 0 without one."""
+        self._index: logs.Index | None = None
         self._log: int | None = None
         self.users = 0
 
@@ -231,6 +233,7 @@ class Anchor:
                     " was sent or recorded, try again"
                 ) from error
             self.shm = os.fstat(self._shm).st_ino
+            self._index = logs.Index(self._shm)
             with contextlib.suppress(OSError):
                 self._log = os.open(f"{path}-wal", os.O_RDONLY | os.O_CLOEXEC)
         _ofd(self._shm, fcntl.F_RDLCK, _DMS)
@@ -260,7 +263,7 @@ class Anchor:
 
     def tip(self) -> tuple[Tip, int] | None:
         """The last commit in the log, and how many of its pages are in the database; None for a damaged index."""
-        return None if self._shm is None else logs.read_tip(self._shm)
+        return None if self._index is None else self._index.tip()
 
     def holds(self, tip: Tip) -> bool:
         """True if the log holds the commit `tip`."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from costguard.ledger.engines import logs, places
 from costguard.ledger.engines.lock import WriterLock
+from costguard.ledger.engines.logs import Tip
 from costguard.ledger.engines.places import Anchor, Files, Names, Note
 
 SPENT, LOST = "spent", "lost"
@@ -22,6 +23,7 @@ class WatchedFiles:
         self._place: tuple[int, int] | None = None
         self._seen: Files | None = None
         self._noted: tuple[bytes, Note | None] = b"", None
+        self._own: tuple[Tip, int] | None = None
 
     @property
     def is_in_place(self) -> bool:
@@ -41,6 +43,11 @@ class WatchedFiles:
         if found != self._noted[0]:
             self._noted = found, places.decode(found)
         return self._noted[1]
+
+    def _is_own(self) -> bool:
+        """True if nobody has written since this engine did, and the log still holds that."""
+        anchor, own = self._anchor, self._own
+        return anchor is not None and own is not None and anchor.tip() is own and anchor.holds(own[0])
 
     def _log_fault(self, note: Note | None) -> str | None:
         """Whether the log is another than was left: `SPENT` if nothing is missing for that, `LOST` if it may be."""
@@ -70,13 +77,16 @@ class WatchedFiles:
             return False
         return found == seen or (note is not None and note.fits(found) and note.wal == found.wal)
 
-    def _remember(self) -> None:
-        """Keep what is known of the files for all programs; the lock is held."""
+    def _remember(self) -> int:
+        """Keep what is known of the files for all programs; the lock is held. Returns the log's pages."""
         seen = self._seen
         read = self._anchor.tip() if self._anchor is not None else None
-        if seen is not None and read is not None:
-            tip, done = read
-            self._write_note(Note(seen.inode, seen.size, seen.mtime_ns, seen.wal, done >= tip.pages, False, tip))
+        if seen is None or read is None:
+            return 0
+        self._own = read
+        tip, done = read
+        self._write_note(Note(seen.inode, seen.size, seen.mtime_ns, seen.wal, done >= tip.pages, False, tip))
+        return tip.pages
 
     def _write_note(self, note: Note) -> None:
         if note != self._noted[1]:

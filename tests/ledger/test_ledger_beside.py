@@ -272,6 +272,23 @@ def test_what_is_changed_within_the_files_of_a_running_program_is_refused_or_put
 
 @pytest.mark.parametrize("hand", HANDS)
 @pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+def test_a_report_shows_all_or_says_that_it_cannot(
+    path: Path, suffix: str, hand: Callable[[Path, bytes], None]
+) -> None:
+    with idle_program(path) as call:
+        for _ in range(3):
+            assert call() == "held"
+        older = beside(path, suffix).read_bytes()
+        for _ in range(4):
+            assert call() == "held"
+        hand(beside(path, suffix), older)
+        with contextlib.suppress(LedgerError):
+            assert len(Ledger(ReadEngine(path)).tasks()) == 7
+        call("die")
+
+
+@pytest.mark.parametrize("hand", HANDS)
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
 def test_what_is_changed_within_the_files_that_a_killed_program_left_is_refused_or_put_right(
     path: Path, suffix: str, hand: Callable[[Path, bytes], None]
 ) -> None:

@@ -265,6 +265,16 @@ class Anchor:
         """The last commit in the log, and how many of its pages are in the database; None for a damaged index."""
         return None if self._index is None else self._index.tip()
 
+    def shown_tip(self, path: Path) -> tuple[Tip, int] | None:
+        """The same for who only reads the ledger at `path`, and may be the only one here."""
+        if self._index is not None:
+            return self._index.tip()
+        fd = os.open(f"{path}-shm", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return logs.Index(fd).tip()
+        finally:
+            os.close(fd)
+
     def holds(self, tip: Tip) -> bool:
         """True if the log holds the commit `tip`."""
         return not tip.pages or (self._log is not None and logs.holds(self._log, tip))

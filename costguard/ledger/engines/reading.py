@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from costguard.errors import LedgerError
-from costguard.ledger.engines import places, schema
+from costguard.ledger.engines import logs, places, schema
 from costguard.ledger.engines.files import SqliteTx, blend, check_is_file, connect, explain, resolve
 from costguard.ledger.engines.places import Files, Names, Note
 from costguard.ledger.engines.sqlite import SqliteEngine
@@ -165,7 +165,10 @@ class ReadEngine:
         try:
             if note is None and not found.wal:
                 self._check_alone()
-            return self._names.judge(note, found)
+            is_doubtful = self._names.judge(note, found)
+            if note is not None and found.shm and not is_doubtful:
+                self._check_index(note, found)
+            return is_doubtful
         except LedgerError:
             if is_last or (note is not None and self._note(found) == note and self._names.look() == found):
                 raise
@@ -183,6 +186,18 @@ class ReadEngine:
                 f"the ledger {self.path}: the files beside it were removed, or it was renamed, while others use it, and"
                 " what they recorded is not in it. They put the files back at their next call; try again then"
             )
+
+    def _check_index(self, note: Note, found: Files) -> None:
+        """SQLite believes what `-shm` says of the log, and shows an older state by an older one."""
+        held = places.anchor(self.path)
+        try:
+            read = held.shown_tip(self.path)
+        except FileNotFoundError:
+            raise UnsteadyError from None
+        finally:
+            places.drop(held)
+        if read is not None and not logs.follows(read[0], note.tip, is_spent=note.is_spent):
+            raise self._names.not_whole(found)
 
     def _check(self, tx: SqliteTx, frames: bool) -> None:
         tx.run("BEGIN")

@@ -17,6 +17,7 @@ import httpx
 
 from costguard import Guard
 from costguard.estimating import tokens
+from scripts.benchmarks.runner.measurement import Measurement
 
 CALLS = 1500
 CONCURRENT = 100
@@ -34,30 +35,32 @@ REPLY = (
 )
 
 
-def results() -> Iterator[tuple[str, float, float, str]]:
-    """Yield (what was measured, ratio, bound, what it was compared to)."""
+def results() -> Iterator[Measurement]:
+    """What a call adds, and how long it holds up a loop."""
     logging.getLogger("httpx").setLevel(logging.WARNING)
     tokens.preload()
     for durability in ("normal", "full"):
         with tempfile.TemporaryDirectory() as folder:
             floor_us, added_us = _interleaved(Path(folder), durability)
-            yield (
-                f"guarded call adds, {durability} ({added_us:.0f} µs over {floor_us:.0f} µs)",
+            yield Measurement(
+                f"guarded call adds, {durability}",
                 added_us / floor_us,
                 3,
                 "two bare transactions",
+                detail=f"{added_us:.0f} µs over {floor_us:.0f} µs",
             )
     with tempfile.TemporaryDirectory() as folder:
         async_us, sync_us = asyncio.run(_concurrent(Path(folder)))
-        yield (
-            f"async call adds at {CONCURRENT} concurrent ({async_us:.0f} µs over {sync_us:.0f} µs)",
+        yield Measurement(
+            f"async call adds at {CONCURRENT} concurrent",
             async_us / sync_us,
             2,
             "what a synchronous call adds",
+            detail=f"{async_us:.0f} µs over {sync_us:.0f} µs",
         )
     with tempfile.TemporaryDirectory() as folder:
         stall_ms = asyncio.run(_stall(Path(folder)))
-        yield "longest stall of the loop, bodies up to 1 MB (ms)", stall_ms, 20, "20 ms"
+        yield Measurement("longest stall of the loop, bodies up to 1 MB", stall_ms, 20, "a clock", "ms")
 
 
 def _task() -> dict[str, Any]:
@@ -210,8 +213,3 @@ async def _stall(folder: Path) -> float:
     await client.aclose()
     guard.close()
     return longest_s * 1000
-
-
-if __name__ == "__main__":
-    for what, value, bound, against in results():
-        print(f"{what}: {value:.2f} (bound {bound}) against {against}")

@@ -18,6 +18,7 @@ from costguard.ledger.charges import Charge, Line
 from costguard.ledger.engines.sqlite import SqliteEngine
 from costguard.ledger.records import NewAttempt, Refused, Settle
 from costguard.money import to_usd
+from scripts.benchmarks.runner.measurement import Measurement
 
 PROCESSES, THREADS, VICTIMS = 8, 8, 3
 UPPER, COST = 1_000, 400
@@ -29,8 +30,8 @@ PROJECT = "acme/search"
 NOW_US = 1_795_348_800_000_000
 
 
-def results() -> Iterator[tuple[str, float, float, str]]:
-    """(what, value, most it may be, what it is compared to), with and without processes killed mid-way."""
+def results() -> Iterator[Measurement]:
+    """Waits, and what was spent of the limit, with and without processes killed mid-way."""
     for victims in (0, VICTIMS):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "ledger.db"
@@ -42,11 +43,13 @@ def results() -> Iterator[tuple[str, float, float, str]]:
             ledger.close()
         if not found.ok:
             raise RuntimeError(f"the ledger does not verify: {found.difference}")
-        of = f"{PROCESSES} processes x {THREADS} threads" + (f", {victims} killed" if victims else "")
-        calls = balance.spent / COST
-        yield f"longest admission, s ({calls / seconds:.0f} calls/s)", max(waits), 2.0, of
-        yield "limit / what was spent of it", LIMIT / balance.spent, 1 / 0.9, of
-        yield "nano-dollars over the limit", max(0, balance.spent + balance.held - LIMIT), 0, of
+        killed = f", {victims} processes killed" if victims else ""
+        of = f"{PROCESSES} processes x {THREADS} threads"
+        rate = f"{balance.spent / COST / seconds:.0f} calls/s"
+        yield Measurement(f"longest admission{killed}", max(waits), 2, of, "s", rate)
+        yield Measurement(f"limit / what was spent of it{killed}", LIMIT / balance.spent, 1 / 0.9, of)
+        over = max(0, balance.spent + balance.held - LIMIT)
+        yield Measurement(f"over the limit{killed}", over, 0, of, "nano-dollars")
 
 
 def _race(path: Path, victims: int) -> tuple[list[float], float]:
@@ -102,8 +105,3 @@ def _call(ledger: Ledger, waits: list[float], n: int) -> None:
             return
         else:
             time.sleep(0.005)
-
-
-if __name__ == "__main__":
-    for what, value, bound, against in results():
-        print(f"{what}: {value:.3f} (at most {bound:.3f}), {against}")

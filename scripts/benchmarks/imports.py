@@ -9,22 +9,26 @@ import sys
 import time
 from collections.abc import Iterator
 
+from scripts.benchmarks.runner.measurement import Measurement
+
 RUNS = 15
 
 
-def results() -> Iterator[tuple[str, float, float, str]]:
-    """Yield (what was measured, milliseconds, bound, what it was compared to)."""
-    yield (
-        "import costguard adds (ms)",
+def results() -> Iterator[Measurement]:
+    """What each adds, in milliseconds."""
+    yield Measurement(
+        "import costguard adds",
         _added_ms(["-c", "import httpx; from costguard import Guard"], ["-c", "import httpx"]),
         80,
         "import httpx",
+        "ms",
     )
-    yield (
-        "costguard --help adds (ms)",
+    yield Measurement(
+        "costguard --help adds",
         _added_ms(["-m", "costguard", "--help"], ["-c", "import click"]),
         100,
         "a bare import click",
+        "ms",
     )
 
 

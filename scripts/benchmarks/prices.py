@@ -10,6 +10,7 @@ from functools import partial
 from genai_prices import Usage, calc_price
 
 from costguard.prices.book import PriceBook
+from scripts.benchmarks.runner.measurement import Measurement
 
 # what, costguard's model, genai-prices' model, prompt tokens, completion tokens
 CASES: tuple[tuple[str, str, str, dict[str, int], int], ...] = (
@@ -27,8 +28,8 @@ CASES: tuple[tuple[str, str, str, dict[str, int], int], ...] = (
 )
 
 
-def results() -> Iterator[tuple[str, float, float, str]]:
-    """Yield (what, our time / their time, the most it may be, compared to what).
+def results() -> Iterator[Measurement]:
+    """Our time over theirs.
 
     Both are asked for the total in USD. RuntimeError if the two disagree on it.
     """
@@ -44,7 +45,7 @@ def results() -> Iterator[tuple[str, float, float, str]]:
         if ours() != theirs():
             raise RuntimeError(f"{what}: costguard says {ours()} USD, genai-prices {theirs()}")
         ours_s, theirs_s = _fastest(ours, theirs)
-        yield f"cost(), {what}", ours_s / theirs_s, 0.1, "genai_prices.calc_price"
+        yield Measurement(f"cost(): {what}", ours_s / theirs_s, 0.1, "genai_prices.calc_price")
 
 
 def _ours(book: PriceBook, model: str, prompt: dict[str, int], completion: int) -> Decimal:
@@ -65,8 +66,3 @@ def _fastest(*calls: Callable[[], object], rounds: int = 15, times: int = 200) -
                 call()
             best[number] = min(best[number], (time.perf_counter() - start) / times)
     return best
-
-
-if __name__ == "__main__":
-    for what, ratio, bound, reference in results():
-        print(f"{what}: {ratio:.3f} x {reference} (at most {bound})")

@@ -17,6 +17,7 @@ import httpx
 
 from costguard import Guard
 from costguard.estimating import tokens
+from scripts.benchmarks.runner.measurement import Measurement
 
 STREAMS = 600
 CHUNKS = 2000
@@ -32,29 +33,32 @@ NOISE = 0.15
 _TEXT = "resting on a weathered wooden sill, the "
 
 
-def results() -> Iterator[tuple[str, float, float, str]]:
-    """Yield (what was measured, ratio, bound, what it was compared to), all over an in-memory transport."""
+def results() -> Iterator[Measurement]:
+    """What comes later and by how much, all over an in-memory transport."""
     logging.getLogger("httpx").setLevel(logging.WARNING)
     tokens.preload()
     for durability in ("normal", "full"):
         with tempfile.TemporaryDirectory() as folder:
             added_us, hold_us = _first_byte(Path(folder), durability)
-        yield (
-            f"first byte of a stream comes later, {durability} ({added_us:.0f} µs)",
+        yield Measurement(
+            f"first byte of a stream comes later, {durability}",
             added_us / hold_us,
             1 + NOISE,
-            f"one hold: what a plain call waits before it is sent ({hold_us:.0f} µs)",
+            "one hold: what a plain call waits before it is sent",
+            detail=f"{added_us:.0f} µs over {hold_us:.0f} µs",
         )
     for kind, measure in (("sync", _chunks), ("async", lambda guard: asyncio.run(_achunks(guard)))):
         with tempfile.TemporaryDirectory() as folder, _guard(Path(folder), "normal") as guard:
             bare_us, guarded_us = measure(guard)
         added_us = guarded_us - bare_us
         allowed_us = max(CHUNK_US_MAX, bare_us * (CHUNK_RATIO_MAX - 1))
-        yield (
-            f"each later chunk comes later, {kind} ({added_us:.1f} µs over {bare_us:.1f} µs)",
-            added_us / allowed_us,
-            1,
-            f"{allowed_us:.0f} µs",
+        yield Measurement(
+            f"each later chunk comes later, {kind}",
+            added_us,
+            allowed_us,
+            "the bare client",
+            "µs",
+            f"its chunk takes {bare_us:.1f} µs",
         )
 
 
@@ -184,8 +188,3 @@ async def _achunks(guard: Guard) -> tuple[float, float]:
                     async for _ in chunks:
                         pass
     return best[0] * 1e6, best[1] * 1e6
-
-
-if __name__ == "__main__":
-    for what, ratio, bound, reference in results():
-        print(f"{what}: {ratio:.2f} x {reference} (at most {bound})")

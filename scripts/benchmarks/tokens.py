@@ -24,6 +24,7 @@ from pathlib import Path
 import platformdirs
 
 from costguard.estimating import tokens
+from scripts.benchmarks.runner.measurement import Measurement
 
 SIZE = 1_000_000
 O200K_WHEEL = "litellm==1.109.1"
@@ -42,8 +43,8 @@ CJK = (
 )
 
 
-def results() -> Iterator[tuple[str, float, float, str]]:
-    """Yield (what, ratio or milliseconds as it says, the most it may be, compared to what)."""
+def results() -> Iterator[Measurement]:
+    """How long counting takes, and for how long it stops others."""
     cache = _o200k_folder()
     if cache is None:
         print(f"o200k_base is not to be had ({O200K_WHEEL}): no comparison with it", file=sys.stderr)
@@ -54,14 +55,14 @@ def results() -> Iterator[tuple[str, float, float, str]]:
     yield from _stalls()
 
 
-def _against_o200k() -> Iterator[tuple[str, float, float, str]]:
+def _against_o200k() -> Iterator[Measurement]:
     import tiktoken
 
     first = "from costguard.estimating.tokens import count; count('first')"
     first_o200k = "import tiktoken; tiktoken.get_encoding('o200k_base').encode_ordinary('first')"
     pairs = [(_fresh_s(first), _fresh_s(first_o200k)) for _ in range(5)]
     ours_s, theirs_s = map(min, zip(*pairs, strict=True))
-    yield "first count in a process, imports and loading included", ours_s / theirs_s, 2, "o200k_base"
+    yield Measurement("first count in a process, imports and loading included", ours_s / theirs_s, 2, "o200k_base")
 
     o200k = tiktoken.get_encoding("o200k_base")
     for bound, texts in ((1.3, _texts()), (2.5, _lines())):
@@ -70,10 +71,10 @@ def _against_o200k() -> Iterator[tuple[str, float, float, str]]:
             if theirs_s == float("inf"):
                 print(f"count, {name}: {ours_s * 1e3:.0f} ms; o200k_base crashes on it", file=sys.stderr)
             else:
-                yield f"count, {name}", ours_s / theirs_s, bound, "o200k_base"
+                yield Measurement(f"count: {name}", ours_s / theirs_s, bound, "o200k_base")
 
 
-def _seen_before() -> Iterator[tuple[str, float, float, str]]:
+def _seen_before() -> Iterator[Measurement]:
     turns = [f"{number} {PROSE * 8}"[:2000] for number in range(SIZE // 2000)]
     conversation = "".join(turns).encode()
     news = iter(f"{number} new {PROSE * 8}"[:2000] for number in range(10**6))
@@ -83,18 +84,18 @@ def _seen_before() -> Iterator[tuple[str, float, float, str]]:
 
     count_all()
     ours_s, digest_s = _fastest(count_all, lambda: sha256(conversation).digest(), rounds=20)
-    yield "count, 500 messages of 2 KB seen before and a new one", ours_s / digest_s, 3, "sha256 of them"
+    yield Measurement("count, 500 messages of 2 KB seen before and a new one", ours_s / digest_s, 3, "sha256 of them")
     ours_s, digest_s = _fastest(
         partial(tokens.count, conversation.decode()), lambda: sha256(conversation).digest(), rounds=20
     )
-    yield "count, one message of 1 MB seen before", ours_s / digest_s, 3, "sha256 of it"
+    yield Measurement("count, one message of 1 MB seen before", ours_s / digest_s, 3, "sha256 of it")
 
 
-def _stalls() -> Iterator[tuple[str, float, float, str]]:
+def _stalls() -> Iterator[Measurement]:
     texts = _texts() | _lines()
     for name, text in texts.items():
         stall_s = min(asyncio.run(_longest_stall(text)) for _ in range(3))
-        yield f"ms an event loop stalls, counting in a thread, {name}", stall_s * 1e3, 20, "a clock"
+        yield Measurement(f"an event loop stalls, counting in a thread: {name}", stall_s * 1e3, 20, "a clock", "ms")
 
 
 async def _longest_stall(text: str) -> float:
@@ -211,8 +212,3 @@ def _o200k_folder() -> Path | None:
     folder.mkdir(parents=True, exist_ok=True)
     target.write_bytes(table)
     return folder
-
-
-if __name__ == "__main__":
-    for what, value, bound, compared in results():
-        print(f"{'ok  ' if value <= bound else 'OVER'} {value:7.2f} <= {bound:<4} {what} ({compared})")

@@ -6,7 +6,7 @@ import importlib.util
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import ROUND_HALF_EVEN, Decimal
 from pathlib import Path
@@ -783,5 +783,4 @@ def test_the_benchmark_yields_a_ratio_and_a_bound_for_each_case(monkeypatch: pyt
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
     monkeypatch.setattr(benchmark, "_fastest", lambda ours, theirs: [1.0, 20.0])
-    results: Iterator[tuple[str, float, float, str]] = benchmark.results()
-    assert [(ratio, bound) for _, ratio, bound, _ in results] == [(0.05, 0.1)] * 5
+    assert [(one.value, one.bound) for one in benchmark.results()] == [(0.05, 0.1)] * 5

@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 from costguard import clients, money
 from costguard.budgets import to_us
 from costguard.errors import ConfigurationError, LedgerError
+from costguard.estimating.encoder import preload_soon
 from costguard.estimating.estimate import Estimate
 from costguard.estimating.media import parse_media_max
 from costguard.exchange import reconcile as asking
@@ -198,7 +199,10 @@ class Guard(Limits):
         where this one is closed.
         """
         self._check_open()
-        return clients.wrap(self, client)
+        wrapped = clients.wrap(self, client)
+        if self.mode != OFF:
+            preload_soon()
+        return wrapped
 
     def transport(self, inner: Any = None) -> Any:
         """A guarded `httpx.BaseTransport` around `inner` (default: httpx's own), for those who build their client."""

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costguard.errors import CostguardError
-from costguard.estimating import tokens
+from costguard.estimating import encoder, tokens
 
 VECTORS = json.loads((Path(__file__).parent / "data" / "gemma4_vectors.json").read_text())["vectors"]
 
@@ -47,18 +47,13 @@ def _nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def whole(text: str) -> int:
     """Gemma's tokens of a text, encoded in one go."""
-    vocabulary = tokens._load()
-    return int(vocabulary.weights[vocabulary.encode([text.replace("▁", " ")])].sum())
+    return encoder.load().encode([text.replace("▁", " ")]).weight()
 
 
 def pieces() -> Iterator[str]:
     """Every piece of the shipped table."""
-    table = tokens._read_table()
-    helpers, count = (int.from_bytes(table[at : at + 4], "little") for at in (0, 4))
-    start = 8 + helpers + count + sum(table[8 : 8 + helpers])
-    for size in table[8 + helpers : 8 + helpers + count]:
-        yield table[start : start + size].decode()
-        start += size
+    _, found = encoder.read_table().split(b"\xff\xff")
+    yield from (piece.decode() for piece in found.split(b"\xff"))
 
 
 @pytest.mark.parametrize(("text", "expected"), VECTORS)
@@ -91,11 +86,10 @@ def test_oddities_of_the_vocabulary_are_counted_as_gemma_does(text: str, expecte
 
 
 def test_the_split_pattern_cuts_no_piece_of_the_vocabulary() -> None:
-    vocabulary = tokens._load()
     every = list(pieces())
     assert len(every) > 255_000
-    ranks = vocabulary.encode(every)
-    assert len(ranks) == 2 * len(every) - 1, "a piece, a mark, a piece, a mark, ..."
+    encoded = encoder.load().encode(every)
+    assert len(encoded.ranks) == 2 * len(every) - 1, "a piece, a mark, a piece, a mark, ..."
 
 
 @given(st.text())
@@ -142,7 +136,7 @@ def test_a_long_random_line_counts_as_in_one_go(alphabet: str) -> None:
 def test_a_line_that_has_no_place_to_cut_is_counted_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(1)
     line = "".join(rng.choices("etaoinshrdlu", k=20_000))
-    assert tokens._count_in_blocks(line, tokens._load()) == whole(line)
+    assert tokens._count_in_blocks(line, encoder.load()) == whole(line)
     monkeypatch.setattr(tokens, "_count_in_blocks", lambda *_: -1)
     assert tokens.count(line) == -1
     assert tokens.count("It has places enough to cut. " * 500) > 0
@@ -151,7 +145,7 @@ def test_a_line_that_has_no_place_to_cut_is_counted_in_blocks(monkeypatch: pytes
 def test_blocks_that_do_not_fit_together_are_noticed() -> None:
     # Runs of 31 newlines are one token each: shifted by one, no block ends where a token does.
     line = "x" + "\n" * 5000
-    assert tokens._count_in_blocks(line, tokens._load()) is None
+    assert tokens._count_in_blocks(line, encoder.load()) is None
     assert tokens.count(line) == whole(line)
 
 
@@ -161,7 +155,7 @@ def test_mended_seams_are_exact_or_given_up_however_narrow(monkeypatch: pytest.M
     given_up = 0
     for alphabet in ["etaoinshrdlu", "的一是不了人我在有", "=-_/'"] * 40:
         line = "".join(rng.choices(alphabet, k=1500))
-        found = tokens._count_in_blocks(line, tokens._load())
+        found = tokens._count_in_blocks(line, encoder.load())
         given_up += found is None
         assert found in (None, whole(line))
     assert 0 < given_up < 120
@@ -214,47 +208,189 @@ def test_the_memory_of_counts_holds_digests_and_never_the_text() -> None:
 
 def test_many_threads_load_the_vocabulary_once(monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
-    original = tokens._build
+    original = encoder.build
 
-    def build(table: bytes) -> tokens._Vocabulary:
+    def build(table: bytes, *, is_whole: bool) -> encoder.Vocabulary:
         built.append(threading.get_ident())
-        return original(table)
+        return original(table, is_whole=is_whole)
 
-    monkeypatch.setattr(tokens, "_vocabulary", None)
-    monkeypatch.setattr(tokens, "_build", build)
+    monkeypatch.setattr(encoder, "_vocabulary", None)
+    monkeypatch.setattr(encoder, "build", build)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: tokens.preload(), range(8)))
         assert list(pool.map(tokens.count, ["Hello world"] * 8)) == [2] * 8
     assert len(built) == 1
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
-def test_a_child_forked_while_the_vocabulary_loads_can_count() -> None:
-    program = """
-import os, sys, threading
-from costguard.estimating import tokens
-loading = threading.Event()
-read = tokens._read_table
-def slow():
-    loading.set()
-    return read()
-tokens._read_table = slow
-thread = threading.Thread(target=tokens.preload)
-thread.start()
-loading.wait()
-child = os.fork()
-if child == 0:
-    os._exit(0 if tokens.count("Hello world") == 2 else 1)
-thread.join()
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
+def run(program: str) -> None:
+    """Run a program in an interpreter of its own; it must end well and say nothing."""
     command = [sys.executable, "-W", "ignore", "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+SLOW = """
+import os, sys, threading, time
+from costguard.estimating import encoder, tokens
+loading, may_end = threading.Event(), threading.Event()
+read = encoder.read_table
+def slow():
+    loading.set()
+    may_end.wait(MAY_WAIT)
+    return read()
+encoder.read_table = slow
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+@pytest.mark.parametrize("text", ["Hello world", "你好"])
+@pytest.mark.parametrize("begin", ["threading.Thread(target=tokens.preload).start()", "encoder.preload_soon()"])
+def test_a_child_forked_while_the_vocabulary_loads_can_count(begin: str, text: str) -> None:
+    run(
+        SLOW.replace("MAY_WAIT", "0.05")
+        + f"""
+{begin}
+loading.wait()
+child = os.fork()
+found = tokens.count({text!r})
+if child == 0:
+    os._exit(found)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != found)
+"""
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+def test_a_child_forked_before_the_thread_began_to_load_can_begin_anew_and_count() -> None:
+    run(
+        SLOW.replace("MAY_WAIT", "0")
+        + """
+at_door, go = threading.Event(), threading.Event()
+def quietly(load=encoder._load_quietly):
+    at_door.set()
+    go.wait()
+    load()
+encoder._load_quietly = quietly
+encoder.preload_soon()
+at_door.wait()
+child = os.fork()
+go.set()
+if child == 0:
+    encoder.preload_soon()
+    assert encoder._loader.is_alive() or encoder._vocabulary
+    os._exit(tokens.count("Hello world"))
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 2)
+"""
+    )
+
+
+@pytest.mark.parametrize("moment", ["loading.wait()", "pass", "may_end.set(); time.sleep(0.03)"])
+def test_an_interpreter_that_ends_meanwhile_does_not_wait_and_says_nothing(moment: str) -> None:
+    # Were it waited for, this would not end: nothing lets the load go on.
+    run(SLOW.replace("MAY_WAIT", "") + f"encoder.preload_soon()\n{moment}\n")
+
+
+def test_the_first_count_waits_for_the_load_under_way_and_there_is_one_load() -> None:
+    run(
+        SLOW.replace("MAY_WAIT", "")
+        + """
+begun = []
+build = encoder.build
+def counted(*args, **kwargs):
+    begun.append(threading.current_thread().name)
+    return build(*args, **kwargs)
+encoder.build = counted
+for _ in range(3):
+    encoder.preload_soon()
+loading.wait()
+threading.Timer(0.05, may_end.set).start()
+assert tokens.count("Hello world") == 2
+encoder.preload_soon()
+assert begun == ["costguard-vocabulary"], begun
+"""
+    )
+
+
+def test_a_load_that_fails_in_the_background_is_said_where_a_text_is_counted() -> None:
+    run(
+        """
+from costguard import CostguardError
+from costguard.estimating import encoder, tokens
+encoder.TABLE_SHA256 = "another"
+encoder.preload_soon()
+encoder._loader.join()
+try:
+    tokens.count("anything")
+except CostguardError as error:
+    assert "damaged or missing" in str(error)
+else:
+    raise AssertionError("counted")
+"""
+    )
+
+
+def test_wrap_begins_to_load_in_the_background_and_in_mode_off_does_not(tmp_path: Path) -> None:
+    run(
+        f"""
+import httpx
+from costguard import Guard
+from costguard.estimating import encoder
+with Guard({str(tmp_path / "ledger.db")!r}, mode="off") as guard, httpx.Client() as client:
+    guard.wrap(client)
+    assert encoder._loader is None and encoder._vocabulary is None
+with Guard({str(tmp_path / "ledger.db")!r}) as guard, httpx.Client() as client:
+    guard.wrap(client)
+    encoder._loader.join()
+    assert not encoder._vocabulary.is_whole
+"""
+    )
+
+
+EUROPEAN = st.characters(max_codepoint=0x27F) | st.characters(min_codepoint=0x2000, max_codepoint=0x2FFF)
+
+
+@pytest.fixture(scope="module")
+def part() -> encoder.Vocabulary:
+    """The European part of the vocabulary."""
+    return encoder.build(encoder.read_table(), is_whole=False)
+
+
+@given(st.lists(EUROPEAN | st.sampled_from(["light", "keeper", " the", "> </", " → "])).map("".join))
+def test_a_european_text_counts_the_same_with_the_european_part(part: encoder.Vocabulary, text: str) -> None:
+    assert part.covers(text.encode())
+    assert part.encode([text.replace("▁", " ")]).weight() == whole(text)
+
+
+@given(st.text(min_size=1))
+def test_the_part_covers_no_text_with_another_character(part: encoder.Vocabulary, text: str) -> None:
+    is_european = all(ord(one) < 0x280 or 0x2000 <= ord(one) < 0x3000 for one in text)
+    assert part.covers(text.encode()) is is_european
+
+
+def test_a_text_beyond_the_european_part_brings_the_whole(
+    part: encoder.Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder, "_vocabulary", part)
+    assert tokens.count("Hello world") == 2
+    assert encoder._vocabulary is part
+    assert tokens.count("灯台守は毎晩") < len("灯台守は毎晩".encode()) // 2
+    assert encoder._vocabulary is not part
+    assert encoder.load().is_whole
+
+
+@pytest.mark.parametrize("text", ["Hello world", "灯台 \U00013000\u2d30", "", "0" * 5000])
+def test_a_tiktoken_without_its_buffer_of_ranks_counts_the_same(text: str) -> None:
+    loaded = encoder.load()
+
+    class Public:
+        encode = loaded.encoding.encode
+
+    bare = loaded._replace(encoding=Public())  # type: ignore[arg-type]
+    assert bare.encode([text, text]) == loaded.encode([text, text])
 
 
 def test_the_shipped_table_is_the_pinned_one() -> None:
-    assert sha256(tokens._read_table()).hexdigest() == tokens.TABLE_SHA256
+    assert sha256(encoder.read_table()).hexdigest() == encoder.TABLE_SHA256
 
 
 @pytest.mark.parametrize("damage", ["changed", "cut", "not gzip", "missing"])
@@ -274,7 +410,7 @@ def test_a_damaged_table_is_refused_by_name_with_what_to_do(
     if damage in content:
         (tmp_path / "vocabulary" / "gemma4.gz").write_bytes(content[damage])
     monkeypatch.setattr(importlib.resources, "files", lambda _: tmp_path)
-    monkeypatch.setattr(tokens, "_vocabulary", None)
+    monkeypatch.setattr(encoder, "_vocabulary", None)
     with pytest.raises(CostguardError, match=r"gemma4\.gz is damaged or missing .*install .* again"):
         tokens.count("anything")
 
@@ -282,8 +418,8 @@ def test_a_damaged_table_is_refused_by_name_with_what_to_do(
 def test_importing_the_module_loads_neither_tiktoken_nor_numpy_nor_the_vocabulary() -> None:
     program = """
 import sys
-from costguard.estimating import tokens
-assert tokens._vocabulary is None
+from costguard.estimating import encoder, tokens
+assert encoder._vocabulary is None
 assert not {"tiktoken", "numpy", "regex"} & set(sys.modules), sorted(sys.modules)
 """
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,3 +128,41 @@ def test_days_that_were_booked_before_they_were_kept_must_be_near_their_admissio
             assert ledger.verify().ok is fits
     connection.close()
     ledger.close()
+
+
+FIRST_CALL = """
+import sys
+import httpx
+from costguard import Guard
+from costguard.testing import StandIn
+with (
+    Guard(sys.argv[1], durability="normal") as guard,
+    httpx.Client(base_url="https://api.runware.ai", transport=StandIn().transport()) as client,
+):
+    guard.set_budget("/", "1")
+    task = {"taskType": "textInference", "model": "google:gemini@3-flash", "settings": {"maxTokens": 9}}
+    guard.wrap(client).post("/v1", json=[{**task, "messages": [{"role": "user", "content": "Hello"}]}])
+    assert guard.verify().ok
+    assert guard.ledger.balances(guard.now_us())[0].spent > 0
+print(*sorted({"sqlite_utils", "numpy"} & set(sys.modules)))
+"""
+
+
+def heavy(path: Path) -> str:
+    """What of the heavy libraries a program has imported after a first call under the ledger at `path`."""
+    command = [sys.executable, "-c", FIRST_CALL, str(path)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+
+
+def test_what_runs_migrations_is_imported_only_where_there_are_some_to_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, older = tmp_path / "ledger.db", tmp_path / "older.db"
+    connection = sqlite3.connect(older, isolation_level=None)
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:-1])
+        schema.migrate(connection)
+    connection.close()
+    for each in (path, older):
+        assert "sqlite_utils" in heavy(each)  # which imports numpy where that is installed
+        assert heavy(each) == ""

@@ -152,7 +152,8 @@ VERSION = len(MIGRATIONS)
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the file behind `connection` to `VERSION`, each step in a transaction of its own.
 
-    The caller holds the writer's lock. Safe to call again after a crash at any point.
+    The caller holds the writer's lock. Safe to call again after a crash at any point. Called only where there is
+    something to do: importing `sqlite-utils` takes several times as long as opening a ledger.
     """
     from sqlite_utils import Database
     from sqlite_utils.migrations import Migrations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import os
 import shutil
@@ -406,3 +407,64 @@ def test_what_only_a_program_still_sees_of_a_removed_ledger_is_kept(path: Path) 
     assert len(saved.tasks()) == 2
     assert verified(saved)
     saved.close()
+
+
+def test_a_program_that_is_killed_while_it_closes_leaves_a_whole_ledger(path: Path) -> None:
+    program = python(
+        "import os, sys\nfrom ledgers import *\nfrom costguard.ledger.engines.keeping import OpenFiles\n"
+        "close = OpenFiles._close_connections\n"
+        "ledger = open_ledger(Path(sys.argv[1]))\nhold(ledger, 1, 1)\n"
+        "OpenFiles._close_connections = lambda engine: (close(engine), os._exit(0))\nledger.close()",
+        path,
+    )
+    outcome(program)
+    assert not beside(path, "-wal").exists()
+    assert len(Ledger(ReadEngine(path)).tasks()) == 2
+    nothing_unsaid(path, 2)
+    open_ledger(path).close()
+
+
+def test_an_index_that_its_writer_never_finished_is_made_anew_from_the_log(path: Path) -> None:
+    ledger = open_ledger(path)
+    hold(ledger, 1, 1)
+    with beside(path, "-shm").open("r+b") as index:
+        index.seek(48)
+        index.write(bytes(16))
+    hold(ledger, 1)
+    assert len(ledger.tasks()) == 3
+    assert verified(ledger)
+    ledger.close()
+
+
+@pytest.mark.parametrize("older", [True, False])
+def test_an_index_that_nobody_uses_is_not_asked_by_reports(path: Path, older: bool) -> None:
+    with idle_program(path) as call:
+        assert call() == "held"
+        index = beside(path, "-shm").read_bytes()
+        assert call() == "held"
+        call("die")
+    beside(path, "-shm").write_bytes(index if older else bytes(len(index)))
+    assert len(Ledger(ReadEngine(path)).tasks()) == 2
+
+
+def test_threads_that_read_at_once_keep_each_other_s_claim_on_what_they_see(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "LOG_PAGES", 20)
+    ledger = open_ledger(path)
+    hold(ledger, 1)
+    engine = ReadEngine(path)
+    counted = "SELECT count(*) FROM attempts"
+
+    def read(tx: SqliteTx) -> tuple[object, ...]:
+        before = tx.one(counted)
+        with concurrent.futures.ThreadPoolExecutor() as other:
+            assert len(other.submit(Ledger(ReadEngine(path)).tasks).result()) > 0
+        for _ in range(30):  # the log is put away and begun anew, were it not for this snapshot
+            hold(ledger, 1)
+        return before, tx.one(counted), tx.damage()
+
+    before, after, damage = engine.read(read)
+    assert before == after
+    assert damage is None
+    ledger.close()

@@ -161,7 +161,7 @@ class OpenFiles(WatchedFiles):
             self._lock.acquire(Patience(CLOSE_TIMEOUT_S))
             if not self._looks_right() or not self.is_in_place:
                 return
-            self._begin_writing_database()
+            self._checkpoint(self._writer)  # and noted, before SQLite removes the log
             self._anchor.let_go()
             self._close_connections()
             found = self._look()
@@ -320,7 +320,8 @@ class OpenFiles(WatchedFiles):
             return
         read = self._anchor.tip()
         for each in fellows:  # with a damaged index nothing may be read by these connections
-            each._memory.keep(connection if read else None)
+            if read or not each._is_still_in(found.wal):
+                each._memory.keep(connection if read else None)
         is_unsaved = read is not None and read[0].pages > read[1]
         is_gone = found.wal != seen.wal or (fault == SPENT and read is not None)
         is_lost = is_gone and is_unsaved

@@ -13,7 +13,7 @@ import os
 import struct
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
@@ -28,6 +28,8 @@ _DMS = (128, 1)
 """Byte of `-shm` that tells SQLite that the file is in use."""
 _OFD_SETLK = getattr(fcntl, "F_OFD_SETLK", None)
 _OFD_GETLK = getattr(fcntl, "F_OFD_GETLK", None)
+CAN_ASK = _OFD_GETLK is not None and sys.platform == "linux"
+"""True if it can be asked whether others use a file."""
 
 
 class AdriftError(LedgerError):
@@ -244,16 +246,7 @@ class Anchor:
 
     def has_others(self) -> bool:
         """True if others have connections on the file: other programs, or other engines of this one."""
-        if self.users > 1 and self.shm:
-            return True
-        if _OFD_GETLK is None or sys.platform != "linux":
-            return False
-        asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, *_SHARED, 0)
-        try:
-            found = fcntl.fcntl(self._fd, _OFD_GETLK, asked)
-        except OSError:  # a file system without such locks
-            return False
-        return bool(struct.unpack_from("h", found)[0] != fcntl.F_UNLCK)
+        return (self.users > 1 and self.shm != 0) or _is_locked(self._fd, _SHARED)
 
     def let_go(self) -> None:
         """Give the locks up, so that the last connection of all, here or elsewhere, may put the log away."""
@@ -265,25 +258,13 @@ class Anchor:
         """The last commit in the log, and how many of its pages are in the database; None for a damaged index."""
         return None if self._index is None else self._index.tip()
 
-    def shown_tip(self, path: Path) -> tuple[Tip, int] | None:
-        """The same for who only reads the ledger at `path`, and may be the only one here."""
-        if self._index is not None:
-            return self._index.tip()
-        fd = os.open(f"{path}-shm", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return logs.Index(fd).tip()
-        finally:
-            os.close(fd)
-
     def holds(self, tip: Tip) -> bool:
         """True if the log holds the commit `tip`."""
         return not tip.pages or (self._log is not None and logs.holds(self._log, tip))
 
-    def close(self) -> None:
-        """Close the descriptors. No connection of this process may be left on the files."""
-        for fd in (self._fd, self._shm, self._log):
-            if fd is not None:
-                os.close(fd)
+    def descriptors(self) -> list[int]:
+        """What is open. No connection of this process may be left on the files when one is closed."""
+        return [fd for fd in (self._fd, self._shm, self._log) if fd is not None]
 
 
 def _ofd(fd: int, kind: int, span: tuple[int, int]) -> None:
@@ -294,6 +275,57 @@ def _ofd(fd: int, kind: int, span: tuple[int, int]) -> None:
             return  # a database that is just being made, or a file system without such locks
 
 
+def _is_locked(fd: int, span: tuple[int, int]) -> bool:
+    if _OFD_GETLK is None or not CAN_ASK:
+        return False
+    asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, *span, 0)
+    try:
+        found = fcntl.fcntl(fd, _OFD_GETLK, asked)
+    except OSError:  # a file system without such locks
+        return False
+    return bool(struct.unpack_from("h", found)[0] != fcntl.F_UNLCK)
+
+
+class View:
+    """The descriptors that all who only read a ledger in this process share.
+
+    Closing any descriptor of a file drops the POSIX locks of all connections of the process on it, and so the claim
+    of another thread on the state it reads: they are closed only when nobody here uses the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._indexes: dict[int, int] = {}
+        self.parked: list[int] = []
+        self.users = 0
+
+    def has_others(self) -> bool:
+        """True if anybody has connections on the file."""
+        return _is_locked(self._fd, _SHARED)
+
+    def tip(self, path: Path) -> tuple[Tip, int] | None:
+        """What the `-shm` of the ledger at `path` shows; None where nobody uses it: SQLite makes it anew then."""
+        with _anchoring:
+            inode = Path(f"{path}-shm").stat().st_ino
+            if inode not in self._indexes:
+                fd = os.open(f"{path}-shm", os.O_RDONLY | os.O_CLOEXEC)
+                self._indexes[os.fstat(fd).st_ino] = fd
+            fd = self._indexes.get(inode, -1)
+        return logs.Index(fd).tip() if fd >= 0 and _is_locked(fd, _DMS) else None
+
+    def copy_database(self, target: Path) -> None:
+        """Copy the database file."""
+        with target.open("wb") as made:
+            at = 0
+            while block := os.pread(self._fd, 1 << 20, at):
+                at += made.write(block)
+
+    def descriptors(self) -> list[int]:
+        """What is open."""
+        return [self._fd, *self._indexes.values(), *self.parked]
+
+
+_views: dict[tuple[int, int], View] = {}
 _anchors: dict[tuple[int, int], Anchor] = {}
 _anchoring = threading.RLock()
 
@@ -317,4 +349,33 @@ def drop(held: Anchor) -> None:
         if held.users == 0:
             for key in [key for key, each in _anchors.items() if each is held]:
                 del _anchors[key]
-            held.close()
+                view = _views.get(key)
+                if view is not None and view.users:
+                    view.parked += held.descriptors()
+                    return
+                _close([*held.descriptors(), *(_views.pop(key).descriptors() if view is not None else ())])
+
+
+@contextlib.contextmanager
+def viewed(path: Path) -> Iterator[View]:
+    """The view of the file at `path`, one for all who read it in this process. OSError if it cannot be opened."""
+    with _anchoring:
+        found = path.stat()
+        key = (found.st_dev, found.st_ino)
+        view = _views.get(key)
+        if view is None:
+            view = _views[key] = View(path)
+        view.users += 1
+    try:
+        yield view
+    finally:
+        with _anchoring:
+            view.users -= 1
+            if view.users == 0 and key not in _anchors:
+                del _views[key]
+                _close(view.descriptors())
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    for fd in descriptors:
+        os.close(fd)

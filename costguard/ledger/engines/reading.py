@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from costguard.errors import LedgerError
 from costguard.ledger.engines import logs, places, schema
 from costguard.ledger.engines.files import SqliteTx, blend, check_is_file, connect, explain, resolve
-from costguard.ledger.engines.places import Files, Names, Note
+from costguard.ledger.engines.places import Files, Names, Note, View
 from costguard.ledger.engines.sqlite import SqliteEngine
 
 T = TypeVar("T")
@@ -121,81 +121,91 @@ class ReadEngine:
                 raise LedgerError(f"the ledger {self.path} cannot be read: {error.strerror}") from error
 
     def _try(self, op: Callable[[SqliteTx], T], tries: int, *, is_last: bool, on_copy: bool) -> T:
+        with places.viewed(self.path) as view:
+            return self._seen_by(view, op, tries, is_last=is_last, on_copy=on_copy)
+
+    def _seen_by(self, view: View, op: Callable[[SqliteTx], T], tries: int, *, is_last: bool, on_copy: bool) -> T:
         found = self._names.look()
         note = self._note(found)
         frames = self._names.wal_bytes() > 0
-        is_doubtful = self._judge(note, found, is_last)
-        if is_doubtful and note is not None and not is_last and (frames or tries <= _QUICK_TRIES):
+        is_doubtful = self._judge(view, note, found, is_last)
+        if is_doubtful and note is not None and self._checked != found and tries <= _QUICK_TRIES:
             raise UnsteadyError  # most likely a program just writes its log into the database
-        on_copy = not found.shm if frames else on_copy
+        is_shared = frames and self._is_index_used(view, found)
+        on_copy = not is_shared if frames else on_copy
         with contextlib.ExitStack() as opened:
             try:
                 path, options = self.path, "mode=ro&readonly_shm=1" if frames else "immutable=1"
                 if on_copy:
-                    path, options = self._copy(opened.enter_context(tempfile.TemporaryDirectory()), frames), "mode=rw"
-                    self._check_unchanged(found, frames)
+                    path, options = (
+                        self._copy(view, opened.enter_context(tempfile.TemporaryDirectory()), frames),
+                        "mode=rw",
+                    )
+                    self._check_unchanged(found, frames, is_shared)
                 tx = SqliteTx(opened.enter_context(contextlib.closing(connect(path, options, timeout_s=_BUSY_S))))
                 if is_doubtful and self._checked != found:
                     self._check(tx, frames)
                     self._checked = found
                 result = op(tx)
-            except Exception:  # whatever it is: pages of two moments can look like anything
+            except Exception as error:  # whatever it is: pages of two moments can look like anything
                 if not on_copy:
-                    self._check_unchanged(found, frames)
+                    self._check_unchanged(found, frames, is_shared)
+                if "unable to open" in str(error) and not is_last:  # its log was put away, and another begun
+                    raise UnsteadyError from None
                 raise
             if not on_copy:
-                self._check_unchanged(found, frames)
+                self._check_unchanged(found, frames, is_shared)
             return result
 
-    def _check_unchanged(self, found: Files, frames: bool) -> None:
+    def _is_index_used(self, view: View, found: Files) -> bool:
+        """A `-shm` that nobody uses may be of any time: a power loss or a snapshot leaves such."""
+        try:
+            return bool(found.shm) and (view.tip(self.path) is not None or not places.CAN_ASK)
+        except FileNotFoundError:
+            raise UnsteadyError from None
+
+    def _check_unchanged(self, found: Files, frames: bool, is_shared: bool) -> None:
         after = self._names.look()
         if not frames:
             is_same = after[:4] == found[:4] and not self._names.wal_bytes()
-        elif found.shm:  # others write the log and the database, SQLite keeps what is read
+        elif is_shared:  # others write the log and the database, SQLite keeps what is read
             is_same = (after.inode, after.wal, after.shm) == (found.inode, found.wal, found.shm)
         else:
             is_same = after == found
         if not is_same:
             raise UnsteadyError from None
 
-    def _judge(self, note: Note | None, found: Files, is_last: bool) -> bool:
+    def _judge(self, view: View, note: Note | None, found: Files, is_last: bool) -> bool:
         """True if only a look into the files tells whether they are of one moment."""
         if note is None or note.inode != found.inode:
             self._names.check_one_name()  # with a note that fits, this name is the one that is in use
         try:
             if note is None and not found.wal:
-                self._check_alone()
+                self._check_alone(view)
             is_doubtful = self._names.judge(note, found)
             if note is not None and found.shm and not is_doubtful:
-                self._check_index(note, found)
+                self._check_index(view, note, found)
             return is_doubtful
         except LedgerError:
-            if is_last or (note is not None and self._note(found) == note and self._names.look() == found):
+            is_same = note is not None and self._note(found) == note and self._names.look() == found
+            if is_last or (is_same and note is not None and not note.is_busy):
                 raise
             raise UnsteadyError from None
 
-    def _check_alone(self) -> None:
+    def _check_alone(self, view: View) -> None:
         """Where neither note nor log is left: whoever has the file open has records that it does not hold."""
-        held = places.anchor(self.path)
-        try:
-            has_others = held.has_others()
-        finally:
-            places.drop(held)
-        if has_others:
+        if view.has_others():
             raise LedgerError(
                 f"the ledger {self.path}: the files beside it were removed, or it was renamed, while others use it, and"
                 " what they recorded is not in it. They put the files back at their next call; try again then"
             )
 
-    def _check_index(self, note: Note, found: Files) -> None:
-        """SQLite believes what `-shm` says of the log, and shows an older state by an older one."""
-        held = places.anchor(self.path)
+    def _check_index(self, view: View, note: Note, found: Files) -> None:
+        """SQLite believes what a `-shm` in use says of the log, and shows an older state by an older one."""
         try:
-            read = held.shown_tip(self.path)
+            read = view.tip(self.path)
         except FileNotFoundError:
             raise UnsteadyError from None
-        finally:
-            places.drop(held)
         if read is not None and not logs.follows(read[0], note.tip, is_spent=note.is_spent):
             raise self._names.not_whole(found)
 
@@ -241,13 +251,15 @@ class ReadEngine:
         finally:
             os.close(fd)
 
-    def _copy(self, folder: str, frames: bool) -> Path:
+    def _copy(self, view: View, folder: str, frames: bool) -> Path:
         """A private copy: of a log that no program uses, so that no index is made beside it, or to be quick."""
         copy = Path(folder, "ledger.db")
         try:
-            shutil.copyfile(self.path, copy)
+            view.copy_database(copy)
             if frames:
                 shutil.copyfile(f"{self.path}-wal", f"{copy}-wal")
+        except FileNotFoundError:
+            raise UnsteadyError from None  # the log was put away meanwhile
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise

@@ -49,6 +49,13 @@ class WatchedFiles:
         anchor, own = self._anchor, self._own
         return anchor is not None and own is not None and anchor.tip() is own and anchor.holds(own[0])
 
+    def _is_still_in(self, wal: int) -> bool:
+        """True if the log `wal` is the one in use, with all that this engine ever saw of it."""
+        seen, anchor, own = self._seen, self._anchor, self._own
+        if seen is None or anchor is None or own is None or seen.wal != wal:
+            return False
+        return anchor.holds(own[0])
+
     def _log_fault(self, note: Note | None) -> str | None:
         """Whether the log is another than was left: `SPENT` if nothing is missing for that, `LOST` if it may be."""
         read = self._anchor.tip() if self._anchor is not None else None

@@ -69,6 +69,8 @@ def test_files_that_are_removed_while_in_use_are_put_back_with_all_that_was_in_t
 IDLE = """
 import os, sys
 from ledgers import *
+from costguard.ledger.engines import keeping
+keeping.LOG_PAGES = int(sys.argv[2])
 ledger = open_ledger(Path(sys.argv[1]))
 print("open", flush=True)
 for line in sys.stdin:
@@ -84,9 +86,9 @@ ledger.close()
 
 
 @contextlib.contextmanager
-def idle_program(path: Path) -> Iterator[Callable[..., str]]:
+def idle_program(path: Path, log_pages: int = 1000) -> Iterator[Callable[..., str]]:
     """A program that has the ledger open, and records one call whenever it is asked to; it says what came of it."""
-    program = python(IDLE, path)
+    program = python(IDLE, path, log_pages)
     assert program.stdin is not None
     assert program.stdout is not None
     stdin, stdout = program.stdin, program.stdout
@@ -447,24 +449,18 @@ def test_an_index_that_nobody_uses_is_not_asked_by_reports(path: Path, older: bo
     assert len(Ledger(ReadEngine(path)).tasks()) == 2
 
 
-def test_threads_that_read_at_once_keep_each_other_s_claim_on_what_they_see(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(keeping, "LOG_PAGES", 20)
-    ledger = open_ledger(path)
-    hold(ledger, 1)
-    engine = ReadEngine(path)
-    counted = "SELECT count(*) FROM attempts"
+def test_threads_that_read_at_once_keep_each_other_s_claim_on_what_they_see(path: Path) -> None:
+    with idle_program(path, log_pages=20) as call:
+        call()
 
-    def read(tx: SqliteTx) -> tuple[object, ...]:
-        before = tx.one(counted)
-        with concurrent.futures.ThreadPoolExecutor() as other:
-            assert len(other.submit(Ledger(ReadEngine(path)).tasks).result()) > 0
-        for _ in range(30):  # the log is put away and begun anew, were it not for this snapshot
-            hold(ledger, 1)
-        return before, tx.one(counted), tx.damage()
+        def read(tx: SqliteTx) -> tuple[object, ...]:
+            before = tx.one("SELECT count(*) FROM attempts")
+            with concurrent.futures.ThreadPoolExecutor() as other:
+                assert len(other.submit(Ledger(ReadEngine(path)).tasks).result()) > 0
+            for _ in range(60):  # the log is put away and begun anew, were it not for this snapshot
+                assert call() == "held"
+            return before, tx.one("SELECT count(held) FROM attempts"), tx.damage()
 
-    before, after, damage = engine.read(read)
-    assert before == after
+        before, after, damage = ReadEngine(path).read(read)
+    assert before == after == (1,)
     assert damage is None
-    ledger.close()

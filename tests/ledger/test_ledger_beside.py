@@ -273,17 +273,22 @@ def test_what_is_changed_within_the_files_of_a_running_program_is_refused_or_put
         nothing_unsaid(path, done)
 
 
+def seven_calls(path: Path, suffix: str, call: Callable[..., str]) -> bytes:
+    """What the file was after three of them."""
+    older = b""
+    for n in range(7):
+        older = beside(path, suffix).read_bytes() if n == 3 else older
+        assert call() == "held"
+    return older
+
+
 @pytest.mark.parametrize("hand", HANDS)
 @pytest.mark.parametrize("suffix", ["-wal", "-shm"])
 def test_a_report_shows_all_or_says_that_it_cannot(
     path: Path, suffix: str, hand: Callable[[Path, bytes], None]
 ) -> None:
     with idle_program(path) as call:
-        for _ in range(3):
-            assert call() == "held"
-        older = beside(path, suffix).read_bytes()
-        for _ in range(4):
-            assert call() == "held"
+        older = seven_calls(path, suffix, call)
         hand(beside(path, suffix), older)
         with contextlib.suppress(LedgerError):
             assert len(Ledger(ReadEngine(path)).tasks()) == 7
@@ -296,11 +301,7 @@ def test_what_is_changed_within_the_files_that_a_killed_program_left_is_refused_
     path: Path, suffix: str, hand: Callable[[Path, bytes], None]
 ) -> None:
     with idle_program(path) as call:
-        for _ in range(3):
-            assert call() == "held"
-        older = beside(path, suffix).read_bytes()
-        for _ in range(4):
-            assert call() == "held"
+        older = seven_calls(path, suffix, call)
         call("die")
         hand(beside(path, suffix), older)
     nothing_unsaid(path, 7)

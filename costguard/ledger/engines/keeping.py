@@ -50,7 +50,7 @@ class OpenFiles(WatchedFiles):
         """Whatever was done to the files is noticed here, under the lock, before money is admitted on them."""
         found, seen = self._look(), self._seen
         if found is None or found[:2] != self._place:
-            raise self._replaced()
+            raise self._replaced(is_locked=True)
         if seen is None or (found.wal, found.shm) != (seen.wal, seen.shm):
             raise AdriftError(f"the ledger {self.path}: the files beside it were removed or replaced")
         if found == seen and self._is_own():
@@ -94,10 +94,10 @@ class OpenFiles(WatchedFiles):
                 " may not be there; nothing was sent"
             )
 
-    def _replaced(self) -> LedgerError:
+    def _replaced(self, *, is_locked: bool) -> LedgerError:
         if self._anchor is not None and self._anchor.is_deleted():
             self._rescue.save(self._writer)
-        elif self._writer is not None:
+        elif is_locked and self._writer is not None and self._log_fault(self._note()) is None:
             with contextlib.suppress(sqlite3.Error):  # it was moved: all that was recorded goes with it
                 self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         self._disconnect()
@@ -225,7 +225,7 @@ class OpenFiles(WatchedFiles):
         held = self._hold()
         found = self._look()
         if found is None or self._place not in (None, found[:2]):
-            raise self._replaced()
+            raise self._replaced(is_locked=True)
         note = self._note()
         if note is None:
             self._check_alone()

@@ -114,7 +114,7 @@ class SqliteEngine(OpenFiles):
                 self._lock.acquire(wait)
             except LedgerError:
                 if self._writer is not None and not self.is_in_place:
-                    raise self._replaced() from None
+                    raise self._replaced(is_locked=False) from None
                 raise
             connection = self._writer or self._open_writer()
             self._check_place()

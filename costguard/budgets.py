@@ -300,14 +300,24 @@ def is_like(per: str, window: Window) -> bool:
 
 def month_bounds(month: str, timezone: str) -> Window:
     """The window of a calendar month, written `YYYY-MM`, in the zone `timezone`."""
+    first, following = _month(month)
+    return Window(_first_instant(timezone, first), _first_instant(timezone, following))
+
+
+def month_days(month: str) -> tuple[str, str]:
+    """The first day of a calendar month, written `YYYY-MM`, and of the one after it: ISO dates."""
+    first, following = _month(month)
+    return first.isoformat(), following.isoformat()
+
+
+def _month(month: str) -> tuple[date, date]:
     match = _MONTH.fullmatch(month) if isinstance(month, str) else None
     if match is None:
         raise ConfigurationError(f"month: found {short(month)}; write year and month as '2026-11'")
     year = int(match[1])
     if not YEAR_MIN <= year <= YEAR_MAX:
         raise ConfigurationError(f"month: found {month!r}; use a year from {YEAR_MIN} to {YEAR_MAX}")
-    first, following = _dates("month", date(year, int(match[2]), 1))
-    return Window(_first_instant(timezone, first), _first_instant(timezone, following))
+    return _dates("month", date(year, int(match[2]), 1))
 
 
 def _find_span(per: str, timezone: str, at_us: int) -> _Span:

@@ -35,6 +35,7 @@ from costguard.exchange.scopes import Block, Scopes
 from costguard.exchange.settlement import Settlement
 from costguard.ledger.absent import NoLedger
 from costguard.ledger.accounting.book import Ledger, wall_clock_us
+from costguard.ledger.accounting.rolling import ROLL_MAX
 from costguard.ledger.engines import open_engine, open_reader
 from costguard.ledger.place import place
 from costguard.ledger.records import Alert, Verification
@@ -368,7 +369,10 @@ def open_ledger(
     """Open or create the ledger at `path`: see `place`. `read_only`: create and write nothing, wait for no writer."""
     engine = open_reader(place(path)) if read_only else open_engine(place(path), durability=durability)
     try:
-        return Ledger(engine, timezone=timezone, now_us=now_us or wall_clock_us)
+        ledger = Ledger(engine, timezone=timezone, now_us=now_us or wall_clock_us)
+        if not read_only:
+            ledger.roll_up(ROLL_MAX)  # a ledger that was just brought up to date has none
+        return ledger
     except BaseException:
         engine.close()
         raise

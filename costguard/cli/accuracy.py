@@ -18,7 +18,7 @@ def accuracy(session: Session, month: str | None, project: str | None, output: s
 
     Reads every settled charge of the month. Tokens and USD are for the results that were charged.
     """
-    from costguard.budgets import day_of, month_bounds
+    from costguard.budgets import day_of, month_days
     from costguard.reports.accuracy import accuracy as compare
     from costguard.reports.accuracy import over_line
     from costguard.reports.document import Column, Document, Table
@@ -26,8 +26,7 @@ def accuracy(session: Session, month: str | None, project: str | None, output: s
     with session.guard() as guard:
         zone = guard.ledger.timezone
         month = month or day_of(zone, guard.now_us())[: len("2026-11")]
-        window = month_bounds(month, zone)
-        found = compare(guard.ledger.settled(window.start_us, window.end_us or 0, project))
+        found = compare(guard.ledger.estimates(*month_days(month), project))
         if not found:
             hint_at_project(guard, project)
             hint_at_month(guard, month)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
+
+_write = json.JSONEncoder(separators=(",", ":")).encode
 
 Basis = Literal["breakdown", "cost", "computed", "assumed", "correction"]
 """Where a charge's figure came from, strongest first; "correction" is an operator's word."""
@@ -41,6 +45,17 @@ class Line(NamedTuple):
         """Both as one line of this component and modality; a quantity is unknown if either is."""
         quantity = None if self.quantity is None or other.quantity is None else self.quantity + other.quantity
         return Line(self.component, self.modality, quantity, self.nanos + other.nanos)
+
+
+def write_lines(lines: Iterable[Line]) -> str:
+    """Lines as the ledger keeps them in a charge's row: a JSON array of their fields, one after the other."""
+    return _write([field for line in lines for field in line])
+
+
+def read_lines(told: str | None) -> list[Line]:
+    """The lines of a charge's row; ValueError for what is none."""
+    fields = json.loads(told) if told else []
+    return [Line(*fields[at : at + 4]) for at in range(0, len(fields), 4)]
 
 
 class Charge(NamedTuple):

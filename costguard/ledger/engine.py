@@ -16,6 +16,12 @@ class Tx(Protocol):
 
     for_update: str
 
+    own: dict[Any, Any]
+    """What write transactions remember for the next one: empty if anyone else has written since the last commit of
+    this engine, and after a transaction that failed. A read transaction's is its own, and empty."""
+    kept: dict[Any, Any]
+    """As `own`, but kept while others write: what is in it is to be looked at anew by who uses it."""
+
     def all(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Every row."""
 

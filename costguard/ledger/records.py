@@ -227,22 +227,20 @@ class UsageRow(NamedTuple):
     nanos: int
 
 
-class Settled(NamedTuple):
-    """An attempt that is settled: what it was estimated at, and what the provider billed for it."""
+class EstimateSum(NamedTuple):
+    """What attempts of a model were estimated at, and what was billed for them, in all.
+
+    `what` is a modality of the prompt or `completion`, in tokens, or `cost`, in nano-USD. `over`: how many were billed
+    above their upper.
+    """
 
     model: str
-    results: int
-    """Results it asked for."""
-    seen: int
-    """Results that were charged."""
-    expected: int | None
-    upper: int | None
-    """nano-USD for all results asked for."""
-    estimate: str
-    """JSON: tokens of one result by modality, expected and upper."""
-    nanos: int
-    tokens: dict[str, int] | None
-    """Billed tokens by modality and for `completion`; None where a charge does not itemize them."""
+    what: str
+    attempts: int
+    expected: int
+    upper: int
+    billed: int
+    over: int
 
 
 class Verification(NamedTuple):

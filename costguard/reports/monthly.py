@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
 from zoneinfo import ZoneInfo
 
 from costguard import money
-from costguard.budgets import from_us, month_bounds, parse_timezone
+from costguard.budgets import from_us, month_bounds, month_days, parse_timezone
 from costguard.projects import parse_project
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def monthly(
 
     `project` includes what lies below it; `by` is any of project, model, modality (which gives two keys,
     component and modality) and day. `timezone` is the ledger's reporting zone by default, and then the
-    ledger's daily roll-ups are read; another zone reads every line, slower, and as exact.
+    ledger's daily roll-ups are read; for another zone those by quarters of an hour.
     ConfigurationError names an argument that cannot be used, LedgerError what cannot be read.
     """
     from costguard.ledger.accounting.usage import group_columns
@@ -89,13 +89,11 @@ def monthly(
     start_us, end_us = window.start_us, window.end_us or 0  # a month has an end
     path = None if project is None else parse_project(project)
     columns = group_columns(by)
-    first = date.fromisoformat(f"{month}-01")
-    following = (first + timedelta(days=31)).replace(day=1)
 
     def usage(groups: Sequence[str]) -> list[UsageRow]:
         if zone == ledger.timezone:
-            return ledger.usage(groups, first.isoformat(), following.isoformat(), path)
-        return ledger.usage_lines(groups, zone, start_us, end_us, path)
+            return ledger.usage(groups, *month_days(month), path)
+        return ledger.usage_in(groups, zone, start_us, end_us, path)
 
     # Each read is a snapshot of its own: where a charge came in between, read again.
     for _ in range(_READS_MAX):

@@ -16,21 +16,44 @@ from media_files import b64, mp4, pdf
 from costguard import Guard
 from costguard.cli import main
 from costguard.cli.app import Session
-from costguard.ledger.records import Settled
-from costguard.reports.accuracy import AccuracyRow, accuracy, over_line
+from costguard.ledger.accounting.comparing import Compared, Estimated, compare
+from costguard.ledger.accounting.rolling import add
+from costguard.ledger.charges import Line
+from costguard.ledger.records import EstimateSum
+from costguard.reports.accuracy import AccuracyRow, over_line
+from costguard.reports.accuracy import accuracy as rows_of
 from costguard.testing import StandIn, seeds
 
 MONTH = f"{NOW:%Y-%m}"
 CLIP = b64(mp4(6080))
 
 
-def settled(**fields: Any) -> Settled:
-    """A settled attempt of one result."""
-    estimate = {"TEXT": [10, 20], "completion": [100, 200]}
-    return Settled(**{
-        "model": FLASH, "results": 1, "seen": 1, "expected": 1000, "upper": 3000, "estimate": json.dumps(estimate),
-        "nanos": 2000, "tokens": {"TEXT": 11, "completion": 50}, **fields,
-    })  # fmt: skip
+def settled(**fields: Any) -> tuple[str, list[Compared]]:
+    """A settled attempt of one result: its model, and what is compared of it."""
+    told = {
+        "model": FLASH, "asked": 1, "seen": 1, "expected": 1000, "upper": 3000, "nanos": 2000,
+        "estimate": json.dumps({"TEXT": [10, 20], "completion": [100, 200]}),
+        "tokens": {"TEXT": 11, "completion": 50}, **fields,
+    }  # fmt: skip
+    tokens = told["tokens"]
+    lines = [Line("unitemized", "", 9, 0)] if tokens is None else [
+        Line("completion", "", n, 0) if what == "completion" else Line("prompt", what, n, 0)
+        for what, n in tokens.items()
+    ]  # fmt: skip
+    estimated = Estimated(told["asked"], told["seen"], told["expected"], told["upper"], told["estimate"])
+    return told["model"], compare(estimated, [("breakdown", told["nanos"], lines)])
+
+
+def accuracy(attempts: list[tuple[str, list[Compared]]]) -> list[AccuracyRow]:
+    """The rows of some attempts, added up as the ledger does."""
+    sums: dict[tuple[str, str], list[int]] = {}
+    for model, compared in attempts:
+        for one in compared:
+            add(
+                sums.setdefault((model, one.what), [0] * 5),
+                (1, one.expected, one.upper, one.billed, one.billed > one.upper),
+            )
+    return rows_of([EstimateSum(*key, *values) for key, values in sums.items()])
 
 
 def send(guard: Guard, standin: StandIn, *tasks: dict[str, Any], project: str = "acme/search") -> None:
@@ -59,7 +82,7 @@ def test_sums_ratio_and_overruns_are_by_model_and_modality() -> None:
 
 
 def test_as_many_results_are_compared_as_were_charged() -> None:
-    rows = accuracy([settled(results=4, seen=2, expected=4000, upper=12000, tokens={"TEXT": 22, "completion": 100})])
+    rows = accuracy([settled(asked=4, seen=2, expected=4000, upper=12000, tokens={"TEXT": 22, "completion": 100})])
     assert [(row.what, row.expected, row.upper, row.billed) for row in rows] == [
         ("TEXT", 20, 40, 22),
         ("completion", 200, 400, 100),
@@ -114,7 +137,7 @@ def test_measured_media_are_billed_as_expected(guard: Guard, standin: StandIn, r
 def test_the_published_examples_are_billed_below_their_upper(guard: Guard, standin: StandIn) -> None:
     guard.set_budget("/", "100", per="total")
     send(guard, standin, *({**seed.request, "taskUUID": None} for seed in seeds()))
-    rows = accuracy(guard.ledger.settled(0, 2**60))
+    rows = rows_of(guard.ledger.estimates("2026-01-01", "2027-01-01"))
     texts = {row.model: row for row in rows if row.what == "TEXT"}
     assert texts[FLASH].billed == texts[FLASH].expected == 74 + 108
     assert all(row.over == 0 for row in rows)

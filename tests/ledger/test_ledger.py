@@ -492,7 +492,7 @@ def test_usage_of_the_roll_ups_equals_usage_of_the_lines(ledger: Ledger) -> None
     for by in ((), ("project",), ("day", "modality"), ("model", "project", "day", "modality")):
         for project in (None, "acme", "acme/search"):
             rolled = ledger.usage(by, "2026-11-22", "2026-11-24", project)
-            assert rolled == ledger.usage_lines(by, "UTC", at(2026, 11, 22), at(2026, 11, 24), project)
+            assert rolled == ledger.usage_in(by, "UTC", at(2026, 11, 22), at(2026, 11, 24), project)
             assert sum(row.nanos for row in rolled) == sum(
                 task.charged for task in ledger.tasks(project=project, until_us=at(2026, 11, 24))
             )

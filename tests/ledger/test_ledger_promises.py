@@ -320,7 +320,7 @@ TestLedgerMachine.settings = settings(
 
 # Tampering
 
-APPEND_ONLY = ("entries", "holds", "lines", "budget_changes", "ceiling_changes", "days")
+APPEND_ONLY = ("entries", "terms", "budget_changes", "ceiling_changes", "days")
 
 
 @pytest.fixture
@@ -334,6 +334,7 @@ def path(tmp_path: Path) -> Path:
     first, second, *_ = hold(ledger, 100, 200, 300)
     ledger.conclude(NOW_US, [Settle(first, a_charge(90), "0"), Release(second, "refused")])
     hold(ledger, 40, at_us=NOW_US + 11 * HOUR_US + HOUR_US // 2)  # tomorrow in Berlin
+    ledger.roll_up()
     assert ledger.verify().difference is None
     ledger.close()
     return path
@@ -342,7 +343,7 @@ def path(tmp_path: Path) -> Path:
 TAMPERING = {
     "meta: the zone is changed": (
         "UPDATE meta SET value = 'Pacific/Kiritimati' WHERE key = 'timezone'", "days: 2026-11-22 was cut in Europe"),
-    "meta: the zone is lost": ("DELETE FROM meta", "days: the ledger's zone"),
+    "meta: the zone is lost": ("DELETE FROM meta WHERE key <> 'rolled'", "days: the ledger's zone"),
     "meta: days are kept from later on": (
         "UPDATE meta SET value = 'x' WHERE key = 'days_since'", "days: the ledger's zone"),
     "days: one is lost": ("DELETE FROM days WHERE day = '2026-11-23'", "days: attempt 4"),
@@ -371,7 +372,7 @@ TAMPERING = {
     "attempts: a hold is called released": ("UPDATE attempts SET status = 'released' WHERE id = 3", "journal: .* 3"),
     "attempts: a release is called settled": ("UPDATE attempts SET status = 'settled' WHERE id = 2", "journal: .* 2"),
     "attempts: more results seen": ("UPDATE attempts SET seen = 9 WHERE id = 1", "journal: attempt 1"),
-    "attempts: another project": ("UPDATE attempts SET project = 'other' WHERE id = 1", "roll-ups"),
+    "attempts: another project": ("UPDATE attempts SET project = 'other' WHERE id = 1", "admissions: attempt 2"),
     "attempts: another model": ("UPDATE attempts SET model = 'other' WHERE id = 1", "roll-ups"),
     "attempts: another day": ("UPDATE attempts SET day = '2026-11-23' WHERE id = 3", "days: attempt 3"),
     "attempts: another time": ("UPDATE attempts SET at_us = at_us - 864000000000 WHERE id = 3", "days: attempt 3"),
@@ -380,24 +381,35 @@ TAMPERING = {
     "entries: a hold is lowered": ("UPDATE entries SET held = 1 WHERE attempt_id = 3", "journal: attempt 3"),
     "entries: an admission is hidden": ("UPDATE entries SET kind = 'release' WHERE attempt_id = 3", "journal: .* 3"),
     "entries: removed": ("DELETE FROM entries WHERE kind = 'release'", "journal: attempt 2"),
-    "holds: the balance seen": ("UPDATE holds SET held = 0 WHERE per = 'month'", "admissions: attempt 2"),
-    "holds: the limit seen": ("UPDATE holds SET limit_nanos = 10000000", "changes: .*never set"),
-    "holds: the window": ("UPDATE holds SET window_us = window_us + 1 WHERE per = 'month'", "changes: .*is no month"),
-    "holds: of no attempt": ("UPDATE holds SET attempt_id = 99 WHERE attempt_id = 3", "links: .*holds"),
+    "entries: the balance seen": ("UPDATE entries SET saw = '[1,0,0]' WHERE attempt_id = 2 AND kind = 'hold'",
+                                  "admissions: attempt 2"),
+    "entries: terms that are not there": ("UPDATE entries SET saw = '[9,0,0]' WHERE seq = 1", "links: .*terms 9"),
+    "entries: a hold of no attempt": (
+        "UPDATE entries SET attempt_id = 99 WHERE attempt_id = 3", "links: .*entries"),
+    "entries: held twice": ("UPDATE entries SET attempt_id = 2 WHERE attempt_id = 3", "journal: attempt 2"),
+    "terms: the limit seen": ("UPDATE terms SET limit_nanos = 10000000", "changes: .*never set"),
+    "terms: the window": ("UPDATE terms SET window_us = window_us + 1 WHERE per = 'month'", "changes: .*is no month"),
     "entries: a charge is removed": ("DELETE FROM entries WHERE kind = 'charge'", "journal: attempt 1"),
     "entries: a charge of another attempt": (
         "UPDATE entries SET attempt_id = 2 WHERE kind = 'charge'", "journal: attempt 1"),
     "entries: a release spends": ("UPDATE entries SET kind = 'release' WHERE kind = 'charge'", "journal: attempt 1"),
     "entries: more results": ("UPDATE entries SET results = 2 WHERE kind = 'charge'", "journal: attempt 1"),
     "entries: no basis": ("UPDATE entries SET basis = NULL WHERE kind = 'charge'", "charges: charge .* no basis"),
-    "lines: lowered": ("UPDATE lines SET nanos = nanos - 1 WHERE n = 0", "charges: charge"),
-    "lines: tokens": ("UPDATE lines SET quantity = 99 WHERE n = 0", "roll-ups"),
-    "lines: of no charge": ("INSERT INTO lines VALUES (99, 0, 'prompt', 'TEXT', 0, 0)", "links: .*lines"),
+    "entries: a line is lowered": (
+        "UPDATE entries SET lines = json_set(lines, '$[3]', 1) WHERE kind = 'charge'", "charges: charge"),
+    "entries: a line's tokens": (
+        "UPDATE entries SET lines = json_set(lines, '$[2]', 99) WHERE kind = 'charge'", "roll-ups"),
     "rollups: lowered": ("UPDATE rollups SET nanos = nanos - 1", "roll-ups"),
     "rollups: tasks": ("UPDATE rollups SET tasks = 9, lead_tasks = 9", "roll-ups"),
     "rollups: leading tasks": ("UPDATE rollups SET lead_tasks = 9", "roll-ups"),
     "rollups: removed": ("DELETE FROM rollups", "roll-ups: .*missing"),
-    "rollups: of another model": ("UPDATE rollups SET model = 'other'", "roll-ups"),
+    "rollups: of no leaf": (
+        "UPDATE rollups SET leaf_id = 99 WHERE leaf_id = 1", "links: .*rollups"),
+    "leaves: of another model": ("UPDATE leaves SET model = 'other'", "roll-ups"),
+    "slots: lowered": ("UPDATE slots SET nanos = nanos - 1", "roll-ups: slots"),
+    "slots: at another time": ("UPDATE slots SET slot = slot + 1", "roll-ups: slots"),
+    "estimates: lowered": ("UPDATE estimates SET billed = 1", "roll-ups: estimates"),
+    "meta: rolled is too early": ("UPDATE meta SET value = '1' WHERE key = 'rolled'", "roll-ups"),
 }  # fmt: skip
 
 
@@ -432,8 +444,8 @@ def test_an_admission_over_the_limit_is_named(path: Path) -> None:
     hold(ledger, 900)
     ledger.close()
     with sqlite3.connect(path) as connection:
-        connection.execute("DROP TRIGGER holds_no_update")
-        connection.execute("UPDATE holds SET hard = 1")
+        connection.execute("DROP TRIGGER terms_no_update")
+        connection.execute("UPDATE terms SET hard = 1")
     connection.close()
     ledger = open_ledger(path)
     difference = ledger.verify().difference

@@ -29,17 +29,43 @@ INSERT INTO entries (at_us, attempt_id, kind, held, spent) VALUES (1795348800000
 """What schema 2 keeps of one open attempt."""
 
 
+BEFORE_7 = """
+UPDATE meta SET value = '1' WHERE key = 'days_since';
+INSERT INTO days VALUES ('2026-11-22', 1795305600000000, 1795392000000000, 'UTC');
+INSERT INTO budget_changes (at_us, change, project, per, limit_nanos, timezone, action, warn_at, floor_tokens, wait_ms)
+  VALUES (1795348800000000, 'set', '/', 'month', 1000, 'UTC', 'block', '[]', 16, 0),
+         (1795348800000000, 'set', 'acme', 'task', 500, 'UTC', 'block', '[]', 16, 0);
+INSERT INTO budgets (id, project, per, limit_nanos, timezone, action, warn_at, floor_tokens, wait_ms)
+  VALUES (1, '/', 'month', 1000, 'UTC', 'block', '[]', 16, 0), (2, 'acme', 'task', 500, 'UTC', 'block', '[]', 16, 0);
+INSERT INTO balances VALUES (1, 1793491200000000, 1796083200000000, 90, 110);
+INSERT INTO attempts (id, task_uuid, project, task_type, model, delivery, results, at_us, day, upper, expected,
+  estimate, tags, host, owner_id, status, held, charged, seen, ended_us)
+  VALUES (2, 'a-settled-task', 'acme/search', 'textInference', 'm', 'sync', 1, 1795348800000000, '2026-11-22', 100, 80,
+  '{"TEXT": [5, 9], "completion": [7, 7]}', '{}', '', 1, 'settled', 0, 90, 1, 1795348800000000),
+  (3, 'a-second-task', 'acme/search', 'textInference', 'm', 'sync', 1, 1795348800000000, '2026-11-22', 10, 10,
+  '{}', '{}', '', 1, 'unresolved', 10, 0, 0, 1795348800000000);
+INSERT INTO entries (seq, at_us, attempt_id, kind, held, spent) VALUES
+  (2, 1795348800000000, 2, 'hold', 100, 0), (4, 1795348800000000, 3, 'hold', 10, 0);
+INSERT INTO entries (seq, at_us, attempt_id, kind, held, spent, basis, odd, results, result_key, direct)
+  VALUES (3, 1795348800000000, 2, 'charge', -100, 90, 'breakdown', 0, 1, 'i:0', 1);
+INSERT INTO holds VALUES (2, 1, '/', 'month', 1793491200000000, 1796083200000000, 1000, 0, 100, 1),
+  (2, 2, 'acme', 'task', 0, NULL, 500, 0, 0, 1),
+  (3, 1, '/', 'month', 1793491200000000, 1796083200000000, 1000, 90, 100, 1),
+  (3, 2, 'acme', 'task', 0, NULL, 500, 0, 0, 1);
+INSERT INTO lines VALUES
+  (3, 0, 'prompt', 'TEXT', 5, 50), (3, 1, 'completion', '', 7, 42), (3, 2, 'rounding', '', NULL, -2);
+INSERT INTO rollups VALUES ('2026-11-22', 'acme/search', 'm', 'prompt', 'TEXT', 'breakdown', 1, 1, 1, 5, 50),
+  ('2026-11-22', 'acme/search', 'm', 'completion', '', 'breakdown', 0, 1, 1, 7, 42),
+  ('2026-11-22', 'acme/search', 'm', 'rounding', '', 'breakdown', 0, 1, 1, 0, -2);
+"""
+"""What schema 6 keeps of two more, one of them settled."""
+
+
 @pytest.fixture(params=["a blank file", "schema 2"])
 def path(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     path = tmp_path / "ledger.db"
     if request.param == "schema 2":
-        connection = sqlite3.connect(path, isolation_level=None)
-        with monkeypatch.context() as patch:
-            patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:2])
-            schema.migrate(connection)
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
-        connection.executescript(RELEASED)
-        connection.close()
+        at_schema(path, 2, monkeypatch, RELEASED)
     yield path
     connection = sqlite3.connect(path)
     assert connection.execute("PRAGMA user_version").fetchone() == (schema.VERSION,)
@@ -166,3 +192,39 @@ def test_what_runs_migrations_is_imported_only_where_there_are_some_to_run(
     for each in (path, older):
         assert "sqlite_utils" in heavy(each)  # which imports numpy where that is installed
         assert heavy(each) == ""
+
+
+def at_schema(path: Path, number: int, monkeypatch: pytest.MonkeyPatch, *scripts: str) -> None:
+    connection = sqlite3.connect(path, isolation_level=None)
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:number])
+        schema.migrate(connection)
+    for script in scripts:
+        connection.executescript(script)
+    connection.close()
+
+
+def test_charges_admissions_and_reports_are_the_same_after_lines_moved_into_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ledger.db"
+    at_schema(path, 6, monkeypatch, RELEASED, BEFORE_7)
+    ledger = open_ledger(path)
+    assert ledger.usage(("modality",), "2026-11-01", "2026-12-01") == [
+        (("completion", ""), 1, 7, 42), (("prompt", "TEXT"), 1, 5, 50), (("rounding", ""), 1, 0, -2),
+    ]  # fmt: skip
+    assert ledger.usage((), "2026-11-01", "2026-12-01") == [((), 1, 12, 90)]
+    assert [(one.what, one.expected, one.billed) for one in ledger.estimates("2026-11-01", "2026-12-01")] == [
+        ("TEXT", 5, 5), ("completion", 7, 7), ("cost", 80, 90),
+    ]  # fmt: skip
+    assert verified(ledger)
+    ledger.roll_up()
+    assert ledger.usage((), "2026-11-01", "2026-12-01") == [((), 1, 12, 90)]
+    assert isinstance(
+        ledger.admit("acme/search", NOW_US, [an_attempt(7, task_uuid="a-settled-task")._replace(model="m")]), Admitted
+    )
+    ledger.observe(NOW_US, Observation("a-settled-task", (("i:1", a_charge(3)),)))
+    (whole,) = ledger.usage((), "2026-11-01", "2026-12-01")
+    assert (whole.tasks, whole.nanos) == (1, 93)
+    assert verified(ledger)
+    ledger.close()

@@ -161,6 +161,13 @@ def test_a_list_of_results_is_always_found_again_in_itself(
     assert len(pairs) == len(have)
 
 
+def test_of_two_that_share_a_name_the_one_that_is_called_the_same_is_the_surer() -> None:
+    have: list[Telling] = [({"index": 0, "seed": 1}, None), ({"index": 1, "seed": 1}, None), ({"index": 1}, None)]
+    for order in ((0, 1, 2), (2, 1, 0), (1, 2, 0), (2, 0, 1)):
+        pairs = matched(have, [have[n] for n in order], 2, whole=False)
+        assert [one.booked.seq for one in pairs if one is not None] == list(order)
+
+
 @given(tellings, tellings, st.integers(3, 6), st.booleans())
 def test_results_that_differ_in_a_name_are_never_one(
     have: list[Telling], come: list[Telling], capacity: int, whole: bool

@@ -110,7 +110,7 @@ def test_roll_ups_and_lines_give_the_same_report(busy: Guard) -> None:
     start, end = (int(moment.timestamp()) * 10**6 for moment in bounds)
     for by in (("project",), ("modality",), ("model", "day")):
         rolled = busy.ledger.usage(by, "2026-11-01", "2026-12-01")
-        assert rolled == busy.ledger.usage_lines(by, "UTC", start, end)
+        assert rolled == busy.ledger.usage_in(by, "UTC", start, end)
 
 
 def test_a_published_breakdown_is_reported_line_by_line(make_guard: MakeGuard, standin: StandIn) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from costguard.budgets import Window, day_at
+from costguard.budgets import day_at
 from costguard.ledger.accounting.limits import State
 from costguard.ledger.accounting.setting import Setting
 from costguard.ledger.accounting.sql import bounds
@@ -18,16 +17,11 @@ EXCEEDED = "exceeded"
 """The alert of a window's first refusal, beside the percents."""
 
 
-_Owner = tuple[int, int]
-_Cut = tuple[str, Window]
+_OWNER, _CUT = "owner", "cut"
 
 
 class Admissions(Setting):
     """The part of `Ledger` that says yes or no."""
-
-    _owner: _Owner | None = None
-    _cut: _Cut | None = None
-    """The last day that is known to be kept in the ledger as it was cut."""
 
     def admit(
         self, project: str, at_us: int, tasks: Sequence[NewAttempt], *, enforce: bool = True
@@ -37,9 +31,7 @@ class Admissions(Setting):
         With `enforce` a hard budget (action other than `warn`) without room refuses them all, and so
         does a task without a worst case; otherwise everything is held and said in `over`.
         """
-        result, memory = self._write(lambda tx: self._admit(tx, project, at_us, tasks, enforce))
-        if memory is not None:
-            self._owner, self._cut = memory
+        result = self._write(lambda tx: self._admit(tx, project, at_us, tasks, enforce))
         if isinstance(result, Refused) and result.held and result.window:
             # Read afterwards: other writers need not wait while the open attempts are looked through.
             attempts = self.open_attempts(result.budget.project, result.window)
@@ -49,26 +41,27 @@ class Admissions(Setting):
 
     def _admit(
         self, tx: Tx, project: str, at_us: int, tasks: Sequence[NewAttempt], enforce: bool
-    ) -> tuple[Admitted | Refused | Unpriced, tuple[_Owner, _Cut] | None]:
-        states, places = self._states(tx, project, at_us)
+    ) -> Admitted | Refused | Unpriced:
+        states, places = self._states(tx, project, at_us, enforce=enforce)
         uppers = [task.upper if task.upper is not None else self._ceiling(tx, task) for task in tasks]
         if enforce and None in uppers:
             hard = next((state.budget for state in states if state.budget.hard), None)
             if hard is not None:
-                return Unpriced(tasks[uppers.index(None)], hard), None
+                return Unpriced(tasks[uppers.index(None)], hard)
         amounts = [upper or 0 for upper in uppers]
         total = sum(amounts)
         unfit = self._unfit(states, amounts, total)
         if unfit and enforce:
             state, requested = min(unfit, key=lambda found: found[0].remaining)
-            return Refused(state.budget, state.window, requested, state.remaining, 0, state.held), None
+            return Refused(state.budget, state.window, requested, state.remaining, 0, state.held)
 
         cut = day_at(self.timezone, at_us)
         day = cut[0]
-        if cut != self._cut:
+        if cut != tx.kept.get(_CUT):
             row = (day, *bounds(cut[1]), self.timezone)
             tx.run("INSERT INTO days VALUES (?,?,?,?) ON CONFLICT DO NOTHING", row)
-        owner = self._owner_id(tx)
+            tx.kept[_CUT] = cut
+        owner_id = self._owner_id(tx)
         ids: list[int] = []
         held = 0
         holds = []
@@ -81,28 +74,17 @@ class Admissions(Setting):
                 (
                     task.task_uuid, project, task.task_type, task.model, task.delivery, task.results, at_us,
                     day, upper, task.expected, task.price_id, task.estimate, task.tags, task.clamped_from,
-                    task.host, task.spelling, owner[1], amount,
+                    task.host, task.spelling, owner_id, amount,
                 ),
             )  # fmt: skip
             ids.append(attempt_id)
-            for state in states:
-                budget, window = state.budget, state.window
-                holds.append(
-                    (
-                        attempt_id, state.budget_id, budget.project, budget.per, window.start_us if window else 0,
-                        window.end_us if window else None, budget.limit_nanos, state.spent,
-                        state.held + held if window else 0, int(enforce and budget.hard),
-                    )
-                )  # fmt: skip
+            saw = ",".join([f"{s.terms_id},{s.spent},{s.held + held if s.window else 0}" for s in states])
+            holds.append((at_us, attempt_id, amount, f"[{saw}]"))
             held += amount
-        tx.many(
-            "INSERT INTO entries (at_us, attempt_id, kind, held, spent) VALUES (?,?,'hold',?,0)",
-            [(at_us, attempt_id, amount) for attempt_id, amount in zip(ids, amounts, strict=True)],
-        )
-        tx.many("INSERT INTO holds VALUES (?,?,?,?,?,?,?,?,?,?)", holds)
+        tx.many("INSERT INTO entries (at_us, attempt_id, kind, held, spent, saw) VALUES (?,?,'hold',?,0,?)", holds)
         self._move(tx, places, 0, total)
         over = () if enforce else tuple(state.budget for state, _ in unfit)
-        return Admitted(tuple(ids), tuple(uppers), over), (owner, cut)
+        return Admitted(tuple(ids), tuple(uppers), over)
 
     @staticmethod
     def _unfit(states: Iterable[State], amounts: Sequence[int], total: int) -> list[tuple[State, int]]:
@@ -137,14 +119,16 @@ class Admissions(Setting):
                 return int(row[0]) * task.results
         return None
 
-    def _owner_id(self, tx: Tx) -> tuple[int, int]:
-        """This process's (pid, owner row); remembered by `admit` once it is committed."""
-        if self._owner and self._owner[0] == os.getpid():
-            return self._owner
+    @staticmethod
+    def _owner_id(tx: Tx) -> int:
+        """This process's row."""
         me = this_process()
-        row = tx.one(
-            "INSERT INTO owners (host, boot, pid, started) VALUES (?,?,?,?)"
-            " ON CONFLICT (host, boot, pid, started) DO UPDATE SET pid = excluded.pid RETURNING id",
-            me,
-        )
-        return me.pid, int(row[0]) if row else 0
+        found: int | None = tx.kept.get((_OWNER, me))
+        if found is None:
+            row = tx.one(
+                "INSERT INTO owners (host, boot, pid, started) VALUES (?,?,?,?)"
+                " ON CONFLICT (host, boot, pid, started) DO UPDATE SET pid = excluded.pid RETURNING id",
+                me,
+            )
+            found = tx.kept[_OWNER, me] = int(row[0]) if row else 0
+        return found

@@ -13,9 +13,11 @@ from collections.abc import Callable
 from costguard.budgets import day_of
 from costguard.errors import ConfigurationError
 from costguard.ledger.accounting.admission import Admissions
+from costguard.ledger.accounting.checkpoint import Checkpoint
 from costguard.ledger.accounting.endings import Endings
+from costguard.ledger.accounting.rolling import ROLL_MAX, roll, rolled
 from costguard.ledger.accounting.usage import Usage
-from costguard.ledger.accounting.verify import verify
+from costguard.ledger.accounting.verify import verify_some
 from costguard.ledger.engine import Engine, Tx
 from costguard.ledger.records import Verification
 
@@ -52,9 +54,49 @@ class Ledger(Admissions, Endings, Usage):
         """True once `close` was called."""
         return self._engine.is_closed
 
-    def verify(self) -> Verification:
-        """Recompute every promise from the rows, on one snapshot; names the first difference."""
-        return self._read(verify)
+    def verify(
+        self,
+        since: Checkpoint | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Verification:
+        """Recompute every promise from the rows; names the first difference.
+
+        `since`: what an earlier run had come to; it is brought up to date as this one goes on, and what was verified
+        before is not looked at again. `progress` is told how many entries were looked at, of how many.
+        """
+        state = Checkpoint() if since is None else since
+
+        def some(tx: Tx) -> tuple[Verification | None, Checkpoint, int]:
+            draft = state.copy()  # a snapshot that is not steady is read again
+            (last,) = tx.one("SELECT coalesce(max(seq), 0) FROM entries") or (0,)
+            return verify_some(tx, draft), draft, last
+
+        while True:
+            found, draft, last = self._read(some)
+            state.__dict__.update(draft.__dict__)
+            if progress is not None:
+                progress(state.seq, last)
+            if found is not None:
+                return found
+
+    def roll_up(self, behind: int = 1) -> None:
+        """Bring the roll-ups up to the journal's end, if they are `behind` by so many entries.
+
+        Charges do that along the way; this is for when many came at once.
+        """
+
+        def some(tx: Tx) -> bool:
+            done, last = ends(tx)
+            return roll(tx, done, min(last, done + ROLL_MAX)) >= last if done < last else True
+
+        def ends(tx: Tx) -> tuple[int, int]:
+            (last,) = tx.one("SELECT coalesce(max(seq), 0) FROM entries") or (0,)
+            return rolled(tx), last
+
+        done, last = self._read(ends)
+        if last - done >= behind:
+            while not self._write(some):
+                pass
 
     def _reporting_zone(self, wanted: str | None) -> str:
         def read(tx: Tx) -> str | None:

@@ -11,6 +11,7 @@ from costguard.errors import ConfigurationError
 from costguard.ledger.accounting.posting import Posting
 from costguard.ledger.accounting.reading import ATTEMPT, Attempt
 from costguard.ledger.accounting.results import Same, merged_key, same_results
+from costguard.ledger.accounting.sql import NAME_CHARS, OF_TASK, of_task
 from costguard.ledger.charges import BEYOND_NOTE, WEAK, Basis, Charge, Line, merged
 from costguard.ledger.engine import Tx
 from costguard.ledger.records import Accept, Alert, Doubt, Ending, Observation, Release, Settle
@@ -22,8 +23,9 @@ OPEN = ("held", "unresolved")
 """Statuses of attempts whose money is set aside."""
 
 _ATTEMPT_AND_SIBLINGS = (
-    f"SELECT {ATTEMPT}, EXISTS (SELECT 1 FROM attempts b WHERE b.task_uuid = attempts.task_uuid"
-    " AND b.id <> attempts.id) FROM attempts WHERE id = ?"
+    f"SELECT {ATTEMPT}, EXISTS (SELECT 1 FROM attempts b WHERE substr(b.task_uuid, -{NAME_CHARS})"
+    f" = substr(attempts.task_uuid, -{NAME_CHARS}) AND b.task_uuid = attempts.task_uuid AND b.id <> attempts.id)"
+    " FROM attempts WHERE id = ?"
 )
 
 
@@ -163,11 +165,13 @@ class Endings(Posting):
             changes += self._settle_all(tx, at_us, seen, alerts)
         if seen.taken:
             tx.run(
-                "UPDATE attempts SET accepted = 1 WHERE task_uuid = ? AND status IN ('held', 'unresolved')",
-                (seen.task_uuid,),
+                f"UPDATE attempts SET accepted = 1 WHERE {OF_TASK} AND status IN ('held', 'unresolved')",
+                of_task(seen.task_uuid),
             )
         if seen.whole and seen.settled_all:
-            tx.run("UPDATE attempts SET unconfirmed = NULL WHERE task_uuid = ? AND unconfirmed = 1", (seen.task_uuid,))
+            tx.run(
+                f"UPDATE attempts SET unconfirmed = NULL WHERE {OF_TASK} AND unconfirmed = 1", of_task(seen.task_uuid)
+            )
             self._was_asked(tx, seen.task_uuid, at_us)
         return changes
 
@@ -204,7 +208,9 @@ class Endings(Posting):
     @staticmethod
     def _was_asked(tx: Tx, task_uuid: str, at_us: int) -> None:
         """Whatever of a task was due to be asked for once more, was."""
-        tx.run("UPDATE attempts SET ask_us = 0 WHERE task_uuid = ? AND ask_us BETWEEN 1 AND ?", (task_uuid, at_us))
+        tx.run(
+            f"UPDATE attempts SET ask_us = 0 WHERE {OF_TASK} AND ask_us BETWEEN 1 AND ?", (*of_task(task_uuid), at_us)
+        )
 
     def _book(self, tx: Tx, at_us: int, seen: Observation, key: str, charge: Charge) -> list[Alert]:
         """Charge one newly seen result."""
@@ -253,7 +259,8 @@ class Endings(Posting):
     @staticmethod
     def _capacity(tx: Tx, task_uuid: str) -> int:
         """The results that all attempts of a task asked for."""
-        return int((tx.one("SELECT sum(results) FROM attempts WHERE task_uuid = ?", (task_uuid,)) or (0,))[0] or 0)
+        row = tx.one(f"SELECT sum(results) FROM attempts WHERE {OF_TASK}", of_task(task_uuid))
+        return int(row[0] or 0) if row else 0
 
     def _withdraw(self, tx: Tx, at_us: int, task_uuid: str) -> list[Alert]:
         """The truth came after an operator's word: take back what was booked by hand."""

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from costguard.budgets import Budget, Window, thresholds_crossed, window_at
 from costguard.ledger.accounting.reading import Reading, terms
 from costguard.ledger.accounting.sql import FOREVER_US, bounds, charged_and_held
-from costguard.ledger.engine import Engine, Tx
+from costguard.ledger.engine import Tx
 from costguard.ledger.records import Alert
 
-PATHS_MAX = 10_000
-"""Project paths whose budgets are remembered."""
+REMEMBERED_MAX = 50_000
+"""Things that are remembered from one transaction to the next: budgets of a path, rows that many others name."""
 
 _VERSION = "SELECT 0, CAST(value AS BIGINT), 0 FROM meta WHERE key = 'budgets'"
 _BALANCE = "SELECT budget_id, spent, held FROM balances WHERE budget_id = ? AND window_us = ? AND end_us = ?"
+_PATH, _TERMS = "path", "terms"
 _OVERLAPPING = "SELECT window_us, end_us FROM balances WHERE budget_id = ? AND window_us < ? AND end_us > ?"
 
 Place = tuple[int, int, int]
 """A balance by its key: budget, start and end of its window."""
 
+Balanced = tuple[int, int]
+"""What is spent and held, in nano-USD."""
+
 
 class Path(NamedTuple):
     """The budgets that cover a project, with their windows (None per task) as they are in [start_us, end_us)."""
 
-    version: tuple[int, ...] | None
+    version: tuple[int, ...]
     start_us: int
     end_us: int
     budgets: tuple[tuple[int, Budget, Window | None], ...]
@@ -34,12 +38,15 @@ class Path(NamedTuple):
     sql: str
     """Reads the version of the ledger's budgets and every window's balance, in one statement."""
     parameters: tuple[int, ...]
+    windows: tuple[Place, ...]
+    """The balances that `sql` reads: those of the budgets' own windows."""
 
 
 class State(NamedTuple):
     """A budget and the balance of one of its windows (None per task)."""
 
-    budget_id: int
+    terms_id: int
+    """The row that says once for all admissions what this one saw beside the balance."""
     budget: Budget
     window: Window | None
     spent: int
@@ -54,30 +61,41 @@ class State(NamedTuple):
 class Limits(Reading):
     """The part of `Ledger` that knows the budgets of a path and moves their balances."""
 
-    def __init__(self, engine: Engine, now_us: Callable[[], int]) -> None:
-        super().__init__(engine, now_us)
-        self._paths: dict[str, Path] = {}
+    def _balances(self, tx: Tx, project: str, at_us: int) -> tuple[Path, dict[Place, Balanced]]:
+        """The budgets that cover `project` at `at_us`, and the balances of their windows, as far as they have begun.
 
-    def _balances(self, tx: Tx, project: str, at_us: int) -> tuple[Path, dict[int, tuple[int, ...]]]:
-        """The budgets that cover `project` at `at_us`, and (budget id, spent, held) of each window that has a balance.
-
-        Budgets are remembered until any of the ledger changes, so that one statement tells all.
+        Budgets are remembered until any of the ledger changes, so that one statement tells all; balances while
+        nobody else writes.
         """
-        path = self._paths.get(project)
+        own = tx.own
+        path: Path | None = tx.kept.get((_PATH, project))
         if path is None or not path.start_us <= at_us < path.end_us:
             path = self._read_path(tx, project, at_us)
-        found = {row[0]: row for row in tx.all(path.sql, path.parameters)}
-        if found.pop(0, None) != path.version:
-            self._paths.clear()
+        elif own.get(_PATH) == path.version:
+            for place in path.windows:
+                if place not in own:
+                    break
+            else:
+                return path, own
+        rows = {row[0]: row for row in tx.all(path.sql, path.parameters)}
+        if rows.pop(0, None) != path.version:
+            tx.kept.clear()
             path = self._read_path(tx, project, at_us)
-            found = {row[0]: row for row in tx.all(path.sql, path.parameters)}
-            found.pop(0, None)
-        return path, found
+            rows = {row[0]: row for row in tx.all(path.sql, path.parameters)}
+            rows.pop(0, None)
+        if own.get(_PATH) != path.version:
+            own.clear()
+            own[_PATH] = path.version
+        for place in path.windows:
+            if place[0] in rows:
+                own[place] = rows[place[0]][1:]
+        return path, own
 
     def _read_path(self, tx: Tx, project: str, at_us: int) -> Path:
         covering = self._covering(tx, project)
         budgets = []
         places: list[Place] = []
+        windows: list[Place] = []
         start_us, end_us = 0, FOREVER_US
         sql, parameters = _VERSION, list[int]()
         for known, budget, like_id in covering:
@@ -97,16 +115,23 @@ class Limits(Reading):
                         start_us = max(start_us, other[1])
                     else:
                         end_us = min(end_us, other[0])
-                places.append((budget_id, begun, ended))
+                windows.append((budget_id, begun, ended))
                 sql += f" UNION ALL SELECT * FROM ({_BALANCE}{tx.for_update}) b{budget_id}"
                 parameters += (budget_id, begun, ended)
             budgets.append((budget_id, budget, window))
-        path = Path(tx.one(_VERSION), start_us, end_us, tuple(budgets), tuple(places), sql, tuple(parameters))
-        if len(self._paths) >= PATHS_MAX:
-            self._paths.clear()
-        # A row that this transaction writes may be rolled back: what names it is not remembered.
-        if all(known is not None for known, _, _ in covering):
-            self._paths[project] = path
+        path = Path(
+            tx.one(_VERSION) or (),
+            start_us,
+            end_us,
+            tuple(budgets),
+            (*places, *windows),
+            sql,
+            tuple(parameters),
+            tuple(windows),
+        )
+        if len(tx.kept) >= REMEMBERED_MAX:
+            tx.kept.clear()
+        tx.kept[_PATH, project] = path
         return path
 
     @staticmethod
@@ -128,8 +153,9 @@ class Limits(Reading):
             "INSERT INTO meta VALUES ('budgets', '1') ON CONFLICT (key)"
             " DO UPDATE SET value = CAST(CAST(meta.value AS INTEGER) + 1 AS TEXT)"
         )
+        tx.own.clear()
 
-    def _states(self, tx: Tx, project: str, at_us: int) -> tuple[list[State], tuple[Place, ...]]:
+    def _states(self, tx: Tx, project: str, at_us: int, *, enforce: bool) -> tuple[list[State], tuple[Place, ...]]:
         """Every budget of the path with the balance of its window at `at_us`, started if there is none.
 
         And every balance that an admission at `at_us` counts in.
@@ -137,13 +163,37 @@ class Limits(Reading):
         states = []
         path, found = self._balances(tx, project, at_us)
         for budget_id, budget, window in path.budgets:
+            terms_id = self._terms_id(tx, budget, window, hard=enforce and budget.hard)
             if window is None:
-                states.append(State(budget_id, budget, None, 0, 0))
+                states.append(State(terms_id, budget, None, 0, 0))
                 continue
-            balance = found.get(budget_id)
-            spent, held = balance[1:] if balance else self._open_balance(tx, budget_id, budget, window)
-            states.append(State(budget_id, budget, window, spent, held))
+            balance = found.get((budget_id, *bounds(window)))
+            spent, held = balance or self._open_balance(tx, budget_id, budget, window)
+            states.append(State(terms_id, budget, window, spent, held))
         return states, path.places
+
+    @staticmethod
+    def _terms_id(tx: Tx, budget: Budget, window: Window | None, *, hard: bool) -> int:
+        """The row that says what admissions see of a budget beside its balance."""
+        start_us, end_us = (window.start_us, window.end_us) if window else (0, None)
+        row = budget.project, budget.per, start_us, end_us, budget.limit_nanos, int(hard)
+        found: int | None = tx.kept.get((_TERMS, row))
+        if found is None:
+            known = tx.all(
+                "SELECT id, window_end_us, limit_nanos, hard FROM terms"
+                " WHERE project = ? AND per = ? AND window_us = ?",
+                row[:3],
+            )
+            found = next((one[0] for one in known if one[1:] == row[3:]), None)
+            if found is None:
+                found = tx.insert(
+                    "INSERT INTO terms (project, per, window_us, window_end_us, limit_nanos, hard)"
+                    " VALUES (?,?,?,?,?,?)",
+                    "id",
+                    row,
+                )
+            tx.kept[_TERMS, row] = found
+        return found
 
     def _open_balance(
         self, tx: Tx, budget_id: int, budget: Budget, window: Window, sums: tuple[int, int] | None = None
@@ -154,6 +204,7 @@ class Limits(Reading):
         if tx.one(_OVERLAPPING, (budget_id, end_us, start_us)) is not None:
             self._budgets_changed(tx)  # remembered paths know of the other cut only
         tx.run("INSERT INTO balances VALUES (?,?,?,?,?)", (budget_id, start_us, end_us, *balance))
+        tx.own[budget_id, start_us, end_us] = balance
         return balance
 
     @staticmethod
@@ -164,6 +215,10 @@ class Limits(Reading):
             " WHERE budget_id = ? AND window_us = ? AND end_us = ?",
             [(spent, held, *place) for place in places],
         )
+        for place in places:
+            known = tx.own.get(place)
+            if known is not None:
+                tx.own[place] = known[0] + spent, known[1] + held
 
     def _thresholds(
         self, tx: Tx, at_us: int, budget_id: int, budget: Budget, window: Window, spent: int

@@ -1,4 +1,4 @@
-"""The one place where money moves after admission: journal, lines, roll-ups, attempt and balances."""
+"""The one place where money moves after admission: journal, attempt and balances."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from collections import Counter
 
 from costguard.ledger.accounting.limits import Limits
 from costguard.ledger.accounting.reading import Attempt
-from costguard.ledger.accounting.sql import marks
-from costguard.ledger.charges import WEAK, Charge, Line
+from costguard.ledger.accounting.rolling import roll_if_due
+from costguard.ledger.accounting.sql import bounds, marks
+from costguard.ledger.charges import WEAK, Charge, write_lines
 from costguard.ledger.engine import Tx
 from costguard.ledger.records import Alert
 
 MEDIA_AGE_US = 90 * 86_400 * 1_000_000
 """A medium that was not billed for so long is forgotten."""
 
+_NOTHING = 0, 0
 _MEDIA_KEY = "SELECT value FROM meta WHERE key = 'media_key'"
 
 _CHARGE = (
     "at_us, attempt_id, kind, held, spent, reason, basis, cost_nanos, total_nanos, computed_nanos, price_id,"
     " prompt_tokens, completion_tokens, reasoning_tokens, cached_tokens, cache_reading, odd, results, notes, raw,"
-    " result_key, direct, replaces"
+    " result_key, direct, replaces, is_first, lines"
 )
 _INSERT_CHARGE = f"INSERT INTO entries ({_CHARGE}) VALUES ({marks(_CHARGE.count(',') + 1)})"
-_NOTHING_BILLED = Line("unitemized", "", 0, 0)
 
 
 class Posting(Limits):
@@ -71,13 +72,13 @@ class Posting(Limits):
             " ended_us = coalesce(?, ended_us), unconfirmed = coalesce(?, unconfirmed) WHERE id = ?",
             (held, spent, seen, status, reason, ended_us, _unconfirmed(charge, replaces), attempt.id),
         )
-        path, found = self._balances(tx, attempt.project, attempt.at_us)
+        path, balances = self._balances(tx, attempt.project, attempt.at_us)
         # A window without a balance is summed up from the attempts when it is next looked at.
         self._move(tx, path.places, spent, freed)
         alerts = []
         for budget_id, budget, window in path.budgets:
-            if spent and window and budget.warn_at and budget_id in found:
-                now_spent = found[budget_id][1] + spent
+            if spent and window and budget.warn_at:
+                now_spent = balances.get((budget_id, *bounds(window)), _NOTHING)[0]
                 if now_spent * 100 >= budget.warn_at[0] * budget.limit_nanos:
                     alerts += self._thresholds(tx, at_us, budget_id, budget, window, now_spent)
         return alerts
@@ -102,40 +103,10 @@ class Posting(Limits):
                 charge.total_nanos, charge.computed_nanos, charge.price_id, charge.prompt_tokens,
                 charge.completion_tokens, charge.reasoning_tokens, charge.cached_tokens, charge.cache_reading,
                 int(charge.odd), charge.results, json.dumps(charge.notes) if charge.notes else None, charge.raw,
-                *figures,
+                *figures, int(is_first), write_lines(charge.lines),
             ),
         )  # fmt: skip
-        group = (attempt.day, attempt.project, attempt.model)
-        known: set[tuple[str, str]] = set()
-        is_lead = True
-        if not is_first:
-            for component, modality in tx.all(
-                "SELECT l.component, l.modality FROM attempts a JOIN charges c ON c.attempt_id = a.id"
-                " LEFT JOIN lines l ON l.charge_seq = c.seq"
-                " WHERE a.task_uuid = ? AND c.seq <> ? AND a.day = ? AND a.project = ? AND a.model = ?",
-                (attempt.task_uuid, seq, *group),
-            ):
-                is_lead = False
-                # A charge without lines (nothing billed) still counts as a task of its day.
-                known.add((component or "unitemized", modality or ""))
-        tx.many(
-            "INSERT INTO lines VALUES (?,?,?,?,?,?)",
-            [(seq, n, line.component, line.modality, line.quantity, line.nanos) for n, line in enumerate(charge.lines)],
-        )
-        tx.many(
-            "INSERT INTO rollups VALUES (?,?,?,?,?,?,?,?,?,?,?)"
-            " ON CONFLICT (day, project, model, component, modality, basis) DO UPDATE SET"
-            " lead_tasks = lead_tasks + excluded.lead_tasks, tasks = tasks + excluded.tasks,"
-            " results = results + excluded.results, quantity = quantity + excluded.quantity,"
-            " nanos = nanos + excluded.nanos",
-            [
-                (
-                    *group, line.component, line.modality, charge.basis, int(is_lead and n == 0),
-                    int((line.component, line.modality) not in known), charge.results, line.quantity or 0, line.nanos,
-                )
-                for n, line in enumerate(charge.lines or (_NOTHING_BILLED,))
-            ],
-        )  # fmt: skip
+        roll_if_due(tx, seq)
 
     @staticmethod
     def _remember(tx: Tx, at_us: int, attempt: Attempt, charge: Charge) -> None:

@@ -11,8 +11,17 @@ from typing import NamedTuple, TypeVar
 from costguard.budgets import ALL_TIME, Budget, Window, window_at
 from costguard.errors import CostguardError, LedgerError
 from costguard.ledger.accounting.results import Booked
-from costguard.ledger.accounting.sql import STANDING, admitted_in, bounds, charged_and_held, covered, marks
-from costguard.ledger.charges import Charge, Line
+from costguard.ledger.accounting.sql import (
+    OF_TASK,
+    STANDING,
+    admitted_in,
+    bounds,
+    charged_and_held,
+    covered,
+    marks,
+    of_task,
+)
+from costguard.ledger.charges import Charge, read_lines
 from costguard.ledger.engine import Engine, Tx
 from costguard.ledger.owner import Owner, is_dead
 from costguard.ledger.records import Balance, TaskRow
@@ -239,9 +248,8 @@ class Reading:
         """One task by its UUID."""
 
         def op(tx: Tx) -> TaskRow | None:
-            if tx.one("SELECT 1 FROM attempts WHERE task_uuid = ?", (task_uuid,)) is None:
-                return None
-            return self._task(tx, task_uuid)
+            found = tx.one(f"SELECT 1 FROM attempts WHERE {OF_TASK}", of_task(task_uuid))
+            return self._task(tx, task_uuid) if found else None
 
         return self._read(op)
 
@@ -256,15 +264,15 @@ class Reading:
 
     @staticmethod
     def _attempts(tx: Tx, task_uuid: str) -> list[Attempt]:
-        rows = tx.all(f"SELECT {ATTEMPT} FROM attempts WHERE task_uuid = ? ORDER BY id", (task_uuid,))
+        rows = tx.all(f"SELECT {ATTEMPT} FROM attempts WHERE {OF_TASK} ORDER BY id", of_task(task_uuid))
         return [Attempt._make(row) for row in rows]
 
     def _task(self, tx: Tx, task_uuid: str) -> TaskRow:
         attempts = self._derive(tx, self._attempts(tx, task_uuid))
         charges = tx.all(
             "SELECT c.basis, c.odd, c.nanos FROM charges c JOIN attempts a ON a.id = c.attempt_id"
-            f" WHERE a.task_uuid = ? AND {STANDING} ORDER BY c.seq",
-            (task_uuid,),
+            f" WHERE {OF_TASK} AND {STANDING} ORDER BY c.seq",
+            of_task(task_uuid),
         )
         first = attempts[0]
         statuses = {attempt.status for attempt in attempts}
@@ -298,8 +306,8 @@ class Reading:
         rows = tx.all(
             "SELECT c.seq, c.attempt_id, coalesce(c.result_key, ''), c.nanos, c.basis, c.direct"
             " FROM attempts a JOIN charges c ON c.attempt_id = a.id"
-            f" WHERE a.task_uuid = ? AND c.basis <> 'correction' AND {STANDING} ORDER BY c.seq",
-            (task_uuid,),
+            f" WHERE {OF_TASK} AND c.basis <> 'correction' AND {STANDING} ORDER BY c.seq",
+            of_task(task_uuid),
         )
         return [Booked._make((*row[:-1], bool(row[-1]))) for row in rows]
 
@@ -308,14 +316,13 @@ class Reading:
         """A charge as it was booked, of one that is known to be there."""
         (figures,) = tx.all(
             "SELECT cost_nanos, total_nanos, computed_nanos, price_id, prompt_tokens, completion_tokens,"
-            " reasoning_tokens, cached_tokens, cache_reading, raw, results, nanos, basis, odd, notes"
+            " reasoning_tokens, cached_tokens, cache_reading, raw, results, nanos, basis, odd, notes, lines"
             " FROM charges WHERE seq = ?",
             (seq,),
         )
-        *told, raw, results, nanos, basis, odd, notes = figures
-        lines = tx.all("SELECT component, modality, quantity, nanos FROM lines WHERE charge_seq = ? ORDER BY n", (seq,))
+        *told, raw, results, nanos, basis, odd, notes, lines = figures
         said = tuple(json.loads(notes)) if notes else ()
-        return Charge._make((nanos, basis, tuple(map(Line._make, lines)), *told, bool(odd), said, raw, results))
+        return Charge._make((nanos, basis, tuple(read_lines(lines)), *told, bool(odd), said, raw, results))
 
     def unconfirmed(self, before_us: int) -> list[str]:
         """Tasks admitted up to `before_us` whose charge is not the provider's figure, and who was not asked yet."""
@@ -343,14 +350,9 @@ class Reading:
 
     def spellings(self, task_uuids: Sequence[str]) -> dict[str, str]:
         """The callers' own spelling of each of these tasks that is in the ledger: that of its newest attempt."""
-        rows = self._read(
-            lambda tx: tx.all(
-                "SELECT task_uuid, coalesce(spelling, task_uuid) FROM attempts"
-                f" WHERE task_uuid IN ({marks(len(task_uuids))}) ORDER BY id",
-                task_uuids,
-            )
-        )
-        return dict(rows)
+        sql = f"SELECT task_uuid, coalesce(spelling, task_uuid) FROM attempts WHERE {OF_TASK} ORDER BY id DESC"
+        rows = self._read(lambda tx: [tx.one(sql, of_task(task_uuid)) for task_uuid in task_uuids])
+        return dict([row for row in rows if row])
 
     def open_attempts(self, project: str = "/", window: Window = ALL_TIME) -> list[Attempt]:
         """Attempts whose money is still held; those of dead owners read `unresolved`."""

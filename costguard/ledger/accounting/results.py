@@ -146,7 +146,7 @@ def _shared_names(old: _Told, new: _Told) -> int:
     return len(old.names.keys() & new.names.keys())
 
 
-_Rank = tuple[int, int, bool, int]
+_Rank = tuple[int, int, bool, int, bool]
 _NAMED = 3
 """The last grade of those that share a name."""
 
@@ -159,7 +159,7 @@ def _rank(old: _Told, new: _Told, *, is_full: bool, whole: bool) -> _Rank | None
     if differing and not (shared == 2 and len(seeds) == 1):  # a seed says more than an index
         return None
     if old == new:
-        return 0, 0, False, 0
+        return 0, 0, False, 0, False
     money, counts = _amounts(old.figures, new.figures), _pairs(old.figures[2:], new.figures[2:])
     both = money + counts
     equal = sum(abs(a - b) <= gap for a, b, gap in both)
@@ -173,7 +173,8 @@ def _rank(old: _Told, new: _Told, *, is_full: bool, whole: bool) -> _Rank | None
     else:
         return None
     # Few results cost the same by chance, many have as many tokens.
-    return grade, -sum(abs(a - b) <= gap for a, b, gap in money), old.nanos != new.nanos, -equal
+    same_money = sum(abs(a - b) <= gap for a, b, gap in money)
+    return grade, -same_money, old.nanos != new.nanos, -equal, old.names != new.names
 
 
 _Pairs = list[tuple[int, int, int]]

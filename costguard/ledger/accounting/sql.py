@@ -23,6 +23,18 @@ def marks(count: int) -> str:
     return ",".join("?" * count)
 
 
+NAME_CHARS = 8
+"""How much of a task's name its index knows: the last characters."""
+
+OF_TASK = f"substr(task_uuid, -{NAME_CHARS}) = ? AND task_uuid = ?"
+"""SQL condition: an attempt is of a task; its parameters are `of_task`."""
+
+
+def of_task(task_uuid: str) -> tuple[str, str]:
+    """The parameters of `OF_TASK`."""
+    return task_uuid[-NAME_CHARS:], task_uuid
+
+
 def covered(project: str, column: str = "project") -> tuple[str, tuple[str, ...]]:
     """SQL condition and parameters: `column` is `project` or lies below it."""
     if project == "/":
@@ -30,11 +42,11 @@ def covered(project: str, column: str = "project") -> tuple[str, tuple[str, ...]
     return f"({column} = ? OR ({column} >= ? AND {column} < ?))", (project, f"{project}/", f"{project}0")
 
 
-def admitted_in(window: Window) -> tuple[str, tuple[int, ...]]:
+def admitted_in(window: Window, column: str = "at_us") -> tuple[str, tuple[int, ...]]:
     """SQL condition and parameters: an attempt was admitted in `window`."""
     if window.end_us is None:
-        return "at_us >= ?", (window.start_us,)
-    return "at_us >= ? AND at_us < ?", (window.start_us, window.end_us)
+        return f"{column} >= ?", (window.start_us,)
+    return f"{column} >= ? AND {column} < ?", (window.start_us, window.end_us)
 
 
 def bounds(window: Window) -> tuple[int, int]:

@@ -1,99 +1,117 @@
-"""Recompute every promise of the ledger from its rows and name the first difference."""
+"""Recompute every promise of the ledger from its rows and name the first difference.
+
+The journal is replayed once, some thousand rows on a snapshot at a time, so that memory stays flat and a long look
+holds nobody up. What was seen so far is a `Checkpoint`, from which another run goes on.
+"""
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from datetime import date
+from collections.abc import Iterator, Mapping
 
-from costguard.budgets import Window, from_us, is_like
-from costguard.ledger.accounting.sql import FOREVER_US, charged_and_held
+from costguard.budgets import Window, is_like
+from costguard.ledger.accounting.checkpoint import Checkpoint, Digest
+from costguard.ledger.accounting.replay import BrokenError, Replay, is_near, window_name
+from costguard.ledger.accounting.rolling import gather, rolled
+from costguard.ledger.accounting.sql import FOREVER_US
 from costguard.ledger.engine import Tx
 from costguard.ledger.records import Verification
 from costguard.money import to_text
-from costguard.projects import ancestors, like
+from costguard.projects import like
 
-
-def verify(tx: Tx) -> Verification:
-    """Check all promises on the snapshot of `tx`; stops at the first that does not hold."""
-    checked: dict[str, int] = {}
-    for name, check in _CHECKS:
-        count = 0
-        for difference in check(tx):
-            if difference is not None:
-                checked[name] = count
-                return Verification(f"{name}: {difference}", checked)
-            count += 1
-        checked[name] = count
-    return Verification(None, checked)
+ROWS = 20_000
+"""Entries of the journal that are replayed on one snapshot."""
 
 
 Findings = Iterator[str | None]
 """One item per row looked at: None if it agrees, else what differs."""
 
 
-def _journal(tx: Tx) -> Findings:
-    """An attempt's held and charged money is the sum of its entries, which begin with the hold of its worst case."""
-    for attempt_id, upper, held, charged, status, held_sum, spent_sum, holds, first, charges, seen, results in tx.each(
-        "SELECT a.id, coalesce(a.upper, 0), a.held, a.charged, a.status, coalesce(sum(e.held), 0),"
-        " coalesce(sum(e.spent), 0), coalesce(sum(CASE WHEN e.kind = 'hold' THEN 1 ELSE 0 END), 0),"
-        " coalesce(sum(CASE WHEN e.kind = 'hold' THEN e.held ELSE 0 END), 0),"
-        " coalesce(sum(CASE WHEN e.kind = 'charge' THEN 1 ELSE 0 END), 0), a.seen, coalesce(sum(e.results), 0)"
-        " FROM attempts a LEFT JOIN entries e ON e.attempt_id = a.id"
-        " GROUP BY a.id, a.upper, a.held, a.charged, a.status, a.seen"
-    ):
-        if (held, charged) != (held_sum, spent_sum):
-            yield (
-                f"attempt {attempt_id} shows held {to_text(held)}, charged {to_text(charged)};"
-                f" its entries sum to {to_text(held_sum)}, {to_text(spent_sum)}"
-            )
-        elif (holds, first) != (1, upper):
-            yield f"attempt {attempt_id} has {holds} entries that hold {to_text(first)}; its upper is {to_text(upper)}"
-        elif held < 0 or (held and status not in ("held", "unresolved")):
-            yield f"attempt {attempt_id} is {status} and holds {to_text(held)}"
-        elif seen != results:
-            yield f"attempt {attempt_id} counts {seen} results, its charges {results}"
-        elif status == "released" and charged:
-            yield f"attempt {attempt_id} is released and was charged {to_text(charged)}"
-        elif status == "settled" and not charges:
-            yield f"attempt {attempt_id} is settled without a charge"
-        else:
-            yield None
+def verify_some(tx: Tx, state: Checkpoint) -> Verification | None:
+    """Go on from `state` by some rows; what was found, or None if there are more.
+
+    `state` stays behind the roll-ups: what the journal has beyond them is looked at on a copy, once more next time.
+    """
+    try:
+        if not state.seq:
+            damage = tx.damage()
+            if damage is not None:
+                raise BrokenError(f"storage: {damage}")
+            state.count("storage")
+            _look_at(state, "days", _days(tx))
+        state.check_mark(tx)
+        end = rolled(tx)
+        until = min(state.seq + ROWS, end)
+        Replay(tx, state).run(until)
+        state.digest.gathered(gather(tx, state.seq, until))
+        state.go_on(tx, until)
+        if until < end:
+            return None
+        _check_end(tx, state)
+    except BrokenError as broken:
+        return Verification(str(broken), dict(state.checked))
+    return Verification(None, dict(state.checked))
 
 
-def _charges(tx: Tx) -> Findings:
-    """A charge is the sum of its lines, only charges spend, and each says where its figure came from."""
-    for seq, nanos, basis, lines in tx.each(
-        "SELECT c.seq, c.nanos, c.basis, (SELECT coalesce(sum(l.nanos), 0) FROM lines l WHERE l.charge_seq = c.seq)"
-        " FROM charges c"
-    ):
-        if nanos != lines:
-            yield f"charge {seq} is {to_text(nanos)}, its lines sum to {to_text(lines)}"
-        else:
-            yield None if basis else f"charge {seq} has no basis"
-    for seq, nanos, replaced in tx.each(
-        "SELECT c.seq, c.nanos, (SELECT sum(o.nanos) FROM charges o WHERE o.seq = c.replaces AND o.seq < c.seq"
-        " AND o.attempt_id = c.attempt_id AND o.replaces IS NULL)"
-        " FROM charges c WHERE c.replaces IS NOT NULL"
-    ):
-        yield None if replaced == -nanos else f"charge {seq} takes back {to_text(-nanos)}, which was not charged"
-    for replaced, times in tx.each("SELECT replaces, count(*) FROM charges GROUP BY replaces HAVING count(*) > 1"):
-        if replaced is not None:
-            yield f"charge {replaced} is taken back {times} times"
-    for seq, kind in tx.each("SELECT seq, kind FROM entries WHERE kind <> 'charge' AND spent <> 0"):
-        yield f"entry {seq} is a {kind} and spends money"
+def _check_end(tx: Tx, state: Checkpoint) -> None:
+    """The journal's last rows, and all that is compared with it as a whole."""
+    (last,) = tx.one("SELECT coalesce(max(seq), 0) FROM entries") or (0,)
+    beyond = state.copy()
+    while beyond.seq < last:
+        until = min(beyond.seq + ROWS, last)
+        Replay(tx, beyond).run(until)
+        beyond.seq = until
+    state.checked = beyond.checked
+    _check_holds(tx, beyond)
+    _look_at(state, "links", _links(tx))
+    _check_rollups(tx, state)
+    _look_at(state, "balances", _balances(tx, beyond.windows))
+    _look_at(state, "changes", _changes(tx))
+
+
+def _look_at(state: Checkpoint, name: str, findings: Findings) -> None:
+    for difference in findings:
+        if difference is not None:
+            raise BrokenError(f"{name}: {difference}")
+        state.count(name)
+
+
+def _check_holds(tx: Tx, state: Checkpoint) -> None:
+    """Every attempt has an entry that holds."""
+    (attempts,) = tx.one("SELECT count(*) FROM attempts") or (0,)
+    if attempts == state.holds:
+        return
+    row = tx.one("SELECT min(id) FROM attempts WHERE id NOT IN (SELECT attempt_id FROM entries WHERE kind = 'hold')")
+    raise BrokenError(f"journal: attempt {row[0] if row else '?'} has no entry that holds its upper")
+
+
+def _check_rollups(tx: Tx, state: Checkpoint) -> None:
+    """Roll-ups equal the sum of their lines up to the entry that `rolled` names, and count each task once."""
+    kept = Digest()
+    kept.tables(tx)
+    state.count("roll-ups", kept.rows)
+    if kept == state.digest:
+        return
+    found = gather(tx, 0, state.seq)  # all at once: this is to name what differs
+    for name, summed in (("rollups", found.days), ("slots", found.slots), ("estimates", found.estimates)):
+        expected = {(key[0], *key[1]) if name != "estimates" else key: values for key, values in summed.items()}
+        for key, values in Digest.rows_of(tx, name):
+            right = expected.pop(key, None)
+            if right != values:
+                raise BrokenError(f"roll-ups: {name} of {key} sums to {values}, its lines give {right}")
+        for key, values in expected.items():
+            if any(values):
+                raise BrokenError(f"roll-ups: {name} of {key} is missing")
+    raise BrokenError("roll-ups: they are not what was verified before; verify the whole ledger")
 
 
 _LINKS = (
-    ("entries", "attempt_id", "attempts", "id"),
-    ("holds", "attempt_id", "attempts", "id"),
-    ("attempts", "owner_id", "owners", "id"),
-    ("lines", "charge_seq", "charges", "seq"),
     ("balances", "budget_id", "budgets", "id"),
     ("alerts", "budget_id", "budgets", "id"),
+    ("rollups", "leaf_id", "leaves", "id"),
+    ("slots", "leaf_id", "leaves", "id"),
 )
-"""Column of a table -> the row it names."""
+"""Column of a table -> the row it names; those of the journal are followed where it is replayed."""
 
 
 def _links(tx: Tx) -> Findings:
@@ -107,7 +125,7 @@ def _links(tx: Tx) -> Findings:
 
 
 def _days(tx: Tx) -> Findings:
-    """Every attempt is reported on the day that it was admitted in, as that day was cut then.
+    """Every day is one of the ledger's zone, as it was cut when something was admitted on it.
 
     Not as it would be cut now: the rules of a zone change, and what was booked stays booked.
     """
@@ -115,71 +133,32 @@ def _days(tx: Tx) -> Findings:
     if len(kept) < 2 or not kept["days_since"].isdecimal():
         yield "the ledger's zone, or since when it keeps days, is not known"
         return
-    cuts: dict[str, list[Window]] = defaultdict(list)
     for day, start, end, zone in tx.each("SELECT day, start_us, end_us, timezone FROM days"):
-        cuts[day].append(Window(start, end))
         if zone != kept["timezone"]:
             yield f"{day} was cut in {zone}; the ledger's zone is {kept['timezone']}"
-        elif not (is_like("day", cuts[day][-1]) and _is_near(day, start)):
+        elif not (is_like("day", Window(start, end)) and is_near(day, start)):
             yield f"{day} was cut from {start} to {end}, where no zone has it"
         else:
             yield None
-    for attempt_id, at_us, day in tx.each("SELECT id, at_us, day FROM attempts"):
-        before = attempt_id <= int(kept["days_since"])
-        fits = _is_near(day, at_us) if before else any(start <= at_us < (end or 0) for start, end in cuts[day])
-        yield None if fits else f"attempt {attempt_id} is booked on {day}, it was not admitted on that day"
 
 
-def _is_near(day: str, at_us: int) -> bool:
-    """True if the clocks of some zone can show `day` (ISO) at `at_us`: they are less than a day from UTC."""
-    return abs(date.fromisoformat(day).toordinal() - from_us(at_us).toordinal()) <= 1
-
-
-def _rollups(tx: Tx) -> Findings:
-    """Roll-ups equal the sum of their lines, and count each task once."""
-    lines = "FROM charges c JOIN attempts a ON a.id = c.attempt_id LEFT JOIN lines l ON l.charge_seq = c.seq"
-    group = "a.day, a.project, a.model"
-    leaf = f"{group}, coalesce(l.component, 'unitemized'), coalesce(l.modality, '')"
-    sums = "sum(c.results), coalesce(sum(l.quantity), 0), coalesce(sum(l.nanos), 0)"
-    keys = "day, project, model, component, modality"
-    for what, width, kept, summed in (
-        ("sums to", 6, f"SELECT {keys}, basis, results, quantity, nanos FROM rollups",
-         f"SELECT {leaf}, c.basis, {sums} {lines} GROUP BY {leaf}, c.basis"),
-        ("counts tasks", 5, f"SELECT {keys}, sum(tasks) FROM rollups GROUP BY {keys}",
-         f"SELECT {leaf}, count(DISTINCT a.task_uuid) {lines} GROUP BY {leaf}"),
-        ("counts first tasks", 3, "SELECT day, project, model, sum(lead_tasks) FROM rollups GROUP BY 1, 2, 3",
-         f"SELECT {group}, count(DISTINCT a.task_uuid) {lines} GROUP BY {group}"),
-    ):  # fmt: skip
-        expected = {tuple(row[:width]): tuple(row[width:]) for row in tx.each(summed)}
-        for row in tx.each(kept):
-            key, found = tuple(row[:width]), tuple(row[width:])
-            right = expected.pop(key, None)
-            yield None if found == right else f"roll-up {key} {what} {found}, its lines give {right}"
-        for key in expected:
-            yield f"roll-up {key} is missing"
-
-
-def _balances(tx: Tx) -> Findings:
+def _balances(tx: Tx, windows: Mapping[tuple[str, str, int, int | None], list[int]]) -> Findings:
     """For every window, as it was cut when it began: spent is the sum of charges, held that of the holds still open."""
     for project, per, start, end, spent, held in tx.each(
         "SELECT b.project, b.per, w.window_us, w.end_us, w.spent, w.held"
         " FROM balances w JOIN budgets b ON b.id = w.budget_id"
     ):
         window = Window(start, None if end == FOREVER_US else end)
-        true = charged_and_held(tx, project, window)
+        true = windows[project, per, window.start_us, window.end_us]
         if not is_like(per, window):
             yield f"budget {project} per {per} has a balance from {start} to {end}, which is no {per}"
-        elif (spent, held) == true:
+        elif [spent, held] == true:
             yield None
         else:
             yield (
-                f"budget {project} per {per}, window {_name(window)}: spent {to_text(spent)}, held {to_text(held)};"
-                f" its tasks sum to {to_text(true[0])}, {to_text(true[1])}"
+                f"budget {project} per {per}, window {window_name(window)}: spent {to_text(spent)}, held"
+                f" {to_text(held)}; its tasks sum to {to_text(true[0])}, {to_text(true[1])}"
             )
-
-
-def _name(window: Window) -> str:
-    return "of all time" if window.start is None else f"{window.start:%Y-%m-%d %H:%M} UTC"
 
 
 _TERMS = "limit_nanos, timezone, action, warn_at, floor_tokens, wait_ms"
@@ -212,7 +191,7 @@ def _changes(tx: Tx) -> Findings:
     for (project, per), terms_set in last.items():
         yield None if terms_set is None else f"budget {project} per {per} was set and is missing"
     for project, per, limit, start, end in tx.each(
-        "SELECT DISTINCT project, per, limit_nanos, window_us, window_end_us FROM holds"
+        "SELECT project, per, limit_nanos, window_us, window_end_us FROM terms"
     ):
         where = f"an admission under {project} per {per}"
         if limit not in limits[project, per] and limit not in limits[like(project) or "", per]:
@@ -227,81 +206,3 @@ def _changes(tx: Tx) -> Findings:
         yield None if set_now.pop(name, None) == nanos else f"the ceiling of {name} is not as it was last set"
     for name in set_now:
         yield f"the ceiling of {name} was set and is missing"
-
-
-class _Windows:
-    """The windows that admissions under one (project, per) saw, and their balances so far."""
-
-    def __init__(self) -> None:
-        self._starts: list[tuple[int, int | None]] = []
-        self._longest = 0
-        self.balances: dict[tuple[int, int | None], list[int]] = {}
-
-    def add(self, start: int, end: int | None) -> None:
-        insort(self._starts, (start, end), key=lambda window: window[0])
-        self.balances[start, end] = [0, 0]
-        if end is not None:
-            self._longest = max(self._longest, end - start)
-
-    def over(self, at_us: int) -> Iterator[list[int]]:
-        """Balances of the windows that contain an instant: few, unless the zone was changed often."""
-        index = bisect_right(self._starts, at_us, key=lambda window: window[0])
-        while index:
-            index -= 1
-            start, end = self._starts[index]
-            if end is None or at_us < end:
-                yield self.balances[start, end]
-            elif start + self._longest <= at_us:
-                return
-
-
-def _admissions(tx: Tx) -> Findings:
-    """Replay the journal: each admission saw the true balance, and a hard budget was never passed."""
-    windows: dict[str, dict[str, _Windows]] = defaultdict(lambda: defaultdict(_Windows))
-    for project, per, start, end in tx.each(
-        "SELECT DISTINCT project, per, window_us, window_end_us FROM holds WHERE per <> 'task'"
-    ):
-        windows[project][per].add(start, end)
-    for attempt_id, kind, held, spent, project, at_us in tx.each(
-        "SELECT e.attempt_id, e.kind, e.held, e.spent, a.project, a.at_us"
-        " FROM entries e JOIN attempts a ON a.id = e.attempt_id ORDER BY e.seq"
-    ):
-        if kind == "hold":
-            for budget, per, start, end, limit, seen_spent, seen_held, hard in tx.all(
-                "SELECT project, per, window_us, window_end_us, limit_nanos, spent, held, hard"
-                " FROM holds WHERE attempt_id = ?",
-                (attempt_id,),
-            ):
-                where = f"attempt {attempt_id} under {budget} per {per}"
-                true = [0, 0] if per == "task" else windows[budget][per].balances[start, end]
-                if per != "task" and not (start <= at_us and (end is None or at_us < end)):
-                    yield f"{where} was admitted outside the window it was held in"
-                elif [seen_spent, seen_held] != true:
-                    yield f"{where} saw spent {seen_spent}, held {seen_held}; the journal says {true}"
-                elif hard and seen_spent + seen_held + held > limit:
-                    yield f"{where} was admitted over the limit: {seen_spent} + {seen_held} + {held} > {limit}"
-                else:
-                    yield None
-        for ancestor in ancestors(project):
-            for of_period in windows[ancestor].values() if ancestor in windows else ():
-                for true in of_period.over(at_us):
-                    true[0] += spent
-                    true[1] += held
-
-
-def _storage(tx: Tx) -> Findings:
-    """The file itself is sound."""
-    yield tx.damage()
-
-
-_CHECKS: tuple[tuple[str, Callable[[Tx], Findings]], ...] = (
-    ("storage", _storage),
-    ("journal", _journal),
-    ("charges", _charges),
-    ("links", _links),
-    ("days", _days),
-    ("roll-ups", _rollups),
-    ("balances", _balances),
-    ("changes", _changes),
-    ("admissions", _admissions),
-)

@@ -15,14 +15,28 @@ Row = tuple[Any, ...]
 
 
 class SqliteTx:
-    """A transaction's statements: `?` parameters, plain tuples."""
+    """A transaction's statements: `?` parameters, plain tuples. See `Tx` for what it remembers."""
 
     for_update = ""
     """Row-lock suffix of this engine; SQLite's one writer needs none."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.own: dict[Any, Any] = {}
+        self.kept: dict[Any, Any] = {}
         self._execute = connection.execute
         self._executemany = connection.executemany
+        self._version: Row | None = None
+
+    def begun(self) -> None:
+        """Called when a write transaction has begun: forget what was only true while nobody else wrote.
+
+        Asked inside of the transaction, when nobody can write any more: programs that do not know our lock, too.
+        """
+        version: Row = self._execute("PRAGMA data_version").fetchone()
+        if version != self._version:
+            self.own.clear()
+            self._version = version
 
     def all(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         """Every row of a query."""
@@ -122,14 +136,14 @@ def blend(tx: SqliteTx) -> str | None:
     version = tx.one("PRAGMA user_version")
     if found is not None or not version or not version[0]:  # its creation was cut short: there is no history
         return found
-    for since, checks in ((1, _WHOLE), (6, _WHOLE_SINCE_6)):
-        for what, sql in checks:
-            if version[0] >= since and tx.one(sql) is not None:
+    for since, until, checks in _WHOLE:
+        for what, sql in checks if since <= version[0] < until else ():
+            if tx.one(sql) is not None:
                 return what
     return None
 
 
-_WHOLE = (
+_OF_ALL = (
     (
         "the journal has gaps",
         "SELECT 1 WHERE (SELECT count(*) FROM entries) <> (SELECT coalesce(max(seq), 0) FROM entries)",
@@ -153,9 +167,26 @@ _WHOLE = (
         " WHERE e.attempt_id IS NULL OR a.held <> e.held OR a.charged <> e.spent OR a.seen <> e.seen",
     ),
     ("entries have no attempt", "SELECT 1 FROM entries WHERE attempt_id NOT IN (SELECT id FROM attempts)"),
-    ("holds have no attempt", "SELECT 1 FROM holds WHERE attempt_id NOT IN (SELECT id FROM attempts)"),
     ("attempts have no owner", "SELECT 1 FROM attempts WHERE owner_id NOT IN (SELECT id FROM owners)"),
     ("balances have no budget", "SELECT 1 FROM balances WHERE budget_id NOT IN (SELECT id FROM budgets)"),
+    (
+        "ceilings are not as they were last set",
+        "SELECT 1 FROM (SELECT name, nanos, 1 AS n FROM ceilings UNION ALL SELECT name, nanos, -1 FROM ceiling_changes"
+        " WHERE nanos IS NOT NULL AND id IN (SELECT max(id) FROM ceiling_changes GROUP BY name)) both_sides"
+        " GROUP BY name, nanos HAVING sum(n) <> 0",
+    ),
+)
+
+_NEVER_SET = (
+    " h WHERE NOT EXISTS"
+    " (SELECT 1 FROM budget_changes c WHERE c.change = 'set' AND c.per = h.per AND c.limit_nanos = h.limit_nanos"
+    # a default's (`acme/*`) covers the children
+    " AND (c.project = h.project OR c.project = '/*' OR (c.project LIKE '%/*'"
+    " AND substr(h.project, 1, length(c.project) - 1) = substr(c.project, 1, length(c.project) - 1))))"
+)
+
+_TO_6 = (
+    ("holds have no attempt", "SELECT 1 FROM holds WHERE attempt_id NOT IN (SELECT id FROM attempts)"),
     ("lines have no charge", "SELECT 1 FROM lines WHERE charge_seq NOT IN (SELECT seq FROM charges)"),
     (
         "charges and their lines differ",
@@ -173,22 +204,37 @@ _WHOLE = (
     ),
     (
         "an admission saw a limit that was never set",
-        "SELECT 1 FROM (SELECT DISTINCT project, per, limit_nanos FROM holds) h WHERE NOT EXISTS"
-        " (SELECT 1 FROM budget_changes c WHERE c.change = 'set' AND c.per = h.per AND c.limit_nanos = h.limit_nanos"
-        # a default's (`acme/*`) covers the children
-        " AND (c.project = h.project OR c.project = '/*' OR (c.project LIKE '%/*'"
-        " AND substr(h.project, 1, length(c.project) - 1) = substr(c.project, 1, length(c.project) - 1))))",
-    ),
-    (
-        "ceilings are not as they were last set",
-        "SELECT 1 FROM (SELECT name, nanos, 1 AS n FROM ceilings UNION ALL SELECT name, nanos, -1 FROM ceiling_changes"
-        " WHERE nanos IS NOT NULL AND id IN (SELECT max(id) FROM ceiling_changes GROUP BY name)) both_sides"
-        " GROUP BY name, nanos HAVING sum(n) <> 0",
+        f"SELECT 1 FROM (SELECT DISTINCT project, per, limit_nanos FROM holds){_NEVER_SET}",
     ),
 )
-"""Each finds a row where the ledger is not one history; for every schema."""
 
-_WHOLE_SINCE_6 = (
+_SINCE_7 = (
+    (
+        "charges and their lines differ",
+        "SELECT 1 FROM entries e WHERE kind = 'charge' AND spent <>"
+        " (SELECT coalesce(sum(value), 0) FROM json_each(e.lines) WHERE key % 4 = 3)",
+    ),
+    (
+        "roll-ups are ahead of the journal",
+        "SELECT 1 FROM meta WHERE key = 'rolled' AND CAST(value AS INTEGER) >"
+        " (SELECT coalesce(max(seq), 0) FROM entries)",
+    ),
+    (
+        "roll-ups and their lines differ",
+        "SELECT 1 FROM (SELECT r.day, l.project, l.model, r.nanos FROM rollups r LEFT JOIN leaves l ON l.id = r.leaf_id"
+        " UNION ALL SELECT a.day, a.project, a.model, -c.nanos FROM charges c JOIN attempts a ON a.id = c.attempt_id"
+        " WHERE c.seq <= (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'rolled')) sums"
+        " GROUP BY day, project, model HAVING sum(nanos) <> 0",
+    ),
+    ("an admission saw a limit that was never set", f"SELECT 1 FROM terms{_NEVER_SET}"),
+    (
+        "an admission saw what is not kept",
+        "SELECT 1 FROM entries e, json_each(e.saw) s WHERE e.kind = 'hold' AND s.key % 3 = 0"
+        " AND s.value NOT IN (SELECT id FROM terms)",
+    ),
+)
+
+_SINCE_6 = (
     (
         "budgets are not as they were last set",
         "SELECT 1 FROM (SELECT project, per, limit_nanos, timezone, action, warn_at, floor_tokens, wait_ms, 1 AS n"
@@ -211,7 +257,9 @@ _WHOLE_SINCE_6 = (
         " AND NOT EXISTS (SELECT 1 FROM days d WHERE d.day = a.day AND d.start_us <= a.at_us AND a.at_us < d.end_us)",
     ),
 )
-"""The same, of tables and columns that came later."""
+
+_WHOLE = ((1, 99, _OF_ALL), (1, 7, _TO_6), (6, 99, _SINCE_6), (7, 99, _SINCE_7))
+"""From which schema on, and before which: what finds a row where the ledger is not one history."""
 
 
 _REMEDIES = (

@@ -38,6 +38,7 @@ class OpenFiles(WatchedFiles):
         super().__init__(path)
         self._synchronous = synchronous
         self._writer: sqlite3.Connection | None = None
+        self._tx: SqliteTx | None = None
         self._reader: sqlite3.Connection | None = None
         self._rescue = Rescue(path)
         self._memory = Memory()
@@ -295,7 +296,7 @@ class OpenFiles(WatchedFiles):
             if connection is not None:
                 with contextlib.suppress(sqlite3.Error):
                     connection.close()
-        self._reader = self._writer = None
+        self._reader = self._writer = self._tx = None
 
     def _disconnect(self) -> None:
         """Close all at once, without the writer's lock: the anchor sees to it that the log stays where it is."""

@@ -17,7 +17,7 @@ APPLICATION_ID = 0x636F7374
 SQLITE_MIN = (3, 37, 0)
 """The oldest SQLite with strict tables (and `RETURNING`)."""
 
-APPEND_ONLY = ("entries", "holds", "lines", "budget_changes", "ceiling_changes", "days")
+APPEND_ONLY = ("entries", "terms", "budget_changes", "ceiling_changes", "days")
 """Tables whose rows are never changed or removed; triggers enforce it."""
 
 # The spine. `attempts` is one possible bill: a task sent again is one more row with the same
@@ -137,6 +137,73 @@ ALTER TABLE ceiling_changes ADD COLUMN who TEXT;
 ALTER TABLE budgets ADD COLUMN like_id INTEGER;
 """
 
+# A call writes few rows: a charge's lines and what an admission saw stand in the journal's own row. `saw` is
+# [terms, spent, held, …]: for each budget the row of `terms` and the balance; `lines` is [component, modality,
+# quantity, nanos, …]; `is_first`: the task was not charged before. `terms` says once what many admissions saw. Roll-ups
+# are derived, and follow the journal at some distance: `rolled` of `meta` names the last entry that is in them.
+# `leaves` names what is added up: `rollups` by day of the ledger's zone, `slots` by quarters of an hour for the days of
+# any other zone (no zone's days begin elsewhere), `estimates` what was estimated and billed. A task is looked for by
+# the end of its name: an index of whole names would be a fifth of the file.
+_LINES = """SELECT '[' || group_concat(json_quote(component) || ',' || json_quote(modality) || ','
+  || coalesce(quantity, 'null') || ',' || nanos) || ']'
+  FROM (SELECT * FROM lines WHERE charge_seq = o.seq ORDER BY n)"""
+_SAW = """SELECT '[' || group_concat(t.id || ',' || h.spent || ',' || h.held) || ']' FROM holds h JOIN terms t
+  ON t.project = h.project AND t.per = h.per AND t.window_us = h.window_us AND t.window_end_us IS h.window_end_us
+  AND t.limit_nanos = h.limit_nanos AND t.hard = h.hard WHERE h.attempt_id = o.attempt_id"""
+_M7_COMPACT = f"""
+CREATE TABLE terms (
+  id INTEGER PRIMARY KEY, project TEXT NOT NULL, per TEXT NOT NULL, window_us INTEGER NOT NULL, window_end_us INTEGER,
+  limit_nanos INTEGER NOT NULL, hard INTEGER NOT NULL
+) STRICT;
+INSERT INTO terms (project, per, window_us, window_end_us, limit_nanos, hard)
+  SELECT DISTINCT project, per, window_us, window_end_us, limit_nanos, hard FROM holds;
+CREATE INDEX terms_by_budget ON terms (project, per, window_us);
+DROP VIEW charges;
+ALTER TABLE entries RENAME TO old_entries;
+CREATE TABLE entries (
+  seq INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, attempt_id INTEGER NOT NULL, kind TEXT NOT NULL,
+  held INTEGER NOT NULL, spent INTEGER NOT NULL, saw TEXT, reason TEXT, basis TEXT, cost_nanos INTEGER,
+  total_nanos INTEGER, computed_nanos INTEGER, price_id TEXT, prompt_tokens INTEGER,
+  completion_tokens INTEGER, reasoning_tokens INTEGER, cached_tokens INTEGER, cache_reading TEXT,
+  odd INTEGER, results INTEGER, notes TEXT, raw TEXT, result_key TEXT, direct INTEGER, replaces INTEGER,
+  is_first INTEGER, lines TEXT
+) STRICT;
+INSERT INTO entries SELECT seq, at_us, attempt_id, kind, held, spent,
+  CASE kind WHEN 'hold' THEN ({_SAW}) END, reason, basis, cost_nanos, total_nanos, computed_nanos, price_id,
+  prompt_tokens, completion_tokens, reasoning_tokens, cached_tokens, cache_reading, odd, results, notes, raw,
+  result_key, direct, replaces, NULL, CASE kind WHEN 'charge' THEN ({_LINES}) END FROM old_entries o;
+DROP TABLE old_entries;
+DROP TABLE holds;
+DROP TABLE lines;
+DROP TABLE rollups;
+CREATE INDEX entries_by_attempt ON entries (attempt_id) WHERE kind <> 'hold';
+CREATE VIEW charges AS SELECT seq, attempt_id, at_us, spent AS nanos, basis, cost_nanos, total_nanos,
+  computed_nanos, price_id, prompt_tokens, completion_tokens, reasoning_tokens, cached_tokens, cache_reading,
+  odd, results, notes, raw, reason, result_key, direct, replaces, is_first, lines
+  FROM entries WHERE kind <> 'hold' AND kind = 'charge';
+DROP INDEX attempts_by_task;
+CREATE INDEX attempts_by_name ON attempts (substr(task_uuid, -8));
+INSERT INTO meta VALUES ('rolled', '0');
+CREATE TABLE leaves (
+  id INTEGER PRIMARY KEY, project TEXT NOT NULL, model TEXT NOT NULL, task_type TEXT NOT NULL,
+  component TEXT NOT NULL, modality TEXT NOT NULL, basis TEXT NOT NULL,
+  UNIQUE (project, model, task_type, component, modality, basis)
+) STRICT;
+CREATE TABLE rollups (
+  day TEXT NOT NULL, leaf_id INTEGER NOT NULL, lead_tasks INTEGER NOT NULL, tasks INTEGER NOT NULL,
+  results INTEGER NOT NULL, quantity INTEGER NOT NULL, nanos INTEGER NOT NULL, PRIMARY KEY (day, leaf_id)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE slots (
+  slot INTEGER NOT NULL, leaf_id INTEGER NOT NULL, lead_tasks INTEGER NOT NULL, tasks INTEGER NOT NULL,
+  results INTEGER NOT NULL, quantity INTEGER NOT NULL, nanos INTEGER NOT NULL, PRIMARY KEY (slot, leaf_id)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE estimates (
+  day TEXT NOT NULL, project TEXT NOT NULL, model TEXT NOT NULL, what TEXT NOT NULL, attempts INTEGER NOT NULL,
+  expected INTEGER NOT NULL, upper INTEGER NOT NULL, billed INTEGER NOT NULL, over INTEGER NOT NULL,
+  PRIMARY KEY (day, project, model, what)
+) STRICT, WITHOUT ROWID;
+"""
+
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("m001_spine", _M1_SPINE),
     ("m002_media", _M2_MEDIA),
@@ -144,6 +211,7 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("m004_unknown", _M4_UNKNOWN),
     ("m005_cuts", _M5_CUTS),
     ("m006_who", _M6_WHO),
+    ("m007_compact", _M7_COMPACT),
 )
 VERSION = len(MIGRATIONS)
 """The schema number this costguard writes (SQLite's `user_version`)."""

@@ -120,10 +120,13 @@ class SqliteEngine(OpenFiles):
             self._check_place()
             if op is None:
                 return None  # type: ignore[return-value]
+            tx = self._take_tx(connection)
             self._begin(connection, wait)
-            result = op(SqliteTx(connection))
+            tx.begun()
+            result = op(tx)
             connection.execute("COMMIT")
             self._check_lock()
+            self._tx = tx
             self._tend_log(connection)
             return result
         except (sqlite3.Error, OverflowError) as error:
@@ -140,6 +143,11 @@ class SqliteEngine(OpenFiles):
                 self._writer = None
             finally:
                 self._lock.release()
+
+    def _take_tx(self, connection: sqlite3.Connection) -> SqliteTx:
+        """What the last transaction left; it is put back once this one is committed, and forgotten if it is not."""
+        tx, self._tx = self._tx, None
+        return tx if tx is not None and tx.connection is connection else SqliteTx(connection)
 
     def _begin(self, connection: sqlite3.Connection, wait: Patience) -> None:
         """What was waited for the lock is not waited again for programs that do not know it."""

@@ -1,0 +1,241 @@
+"""Roll-ups: sums of the journal that reports read. They follow it at some distance, and no report is read behind it.
+
+`rolled` of `meta` names the last entry that is in them. Whoever charges adds the next few hundred at once, which costs
+a tenth of adding each; whoever reads adds what the journal has beyond it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from costguard.budgets import day_of
+from costguard.ledger.accounting.comparing import Estimated, compare
+from costguard.ledger.accounting.sql import OF_TASK, of_task
+from costguard.ledger.charges import Line, read_lines
+from costguard.ledger.engine import Tx
+
+ROLL_EVERY = 512
+"""Entries that the roll-ups may be behind before the next charge adds them."""
+
+ROLL_MAX = 4 * ROLL_EVERY
+"""Entries that are added at once: what a caller may have to wait for."""
+
+SLOT_US = 900 * 1_000_000
+"""A quarter of an hour: where the days of every zone in use begin."""
+
+T = TypeVar("T")
+
+_ROLLED = "rolled"
+_NOTHING_BILLED = Line("unitemized", "", 0, 0)
+
+_ENTRIES = (
+    "SELECT c.seq, c.attempt_id, c.kind, c.held, c.spent, c.basis, c.results, c.replaces, c.is_first, c.lines,"
+    " a.task_uuid, a.project, a.model, a.task_type, a.day, a.at_us, a.results, a.expected, a.upper, a.estimate"
+    " FROM {} WHERE c.kind <> 'hold' AND {} ORDER BY c.seq"
+)
+
+
+class Entry(NamedTuple):
+    """A charge or release of the journal, with its attempt."""
+
+    seq: int
+    attempt_id: int
+    kind: str
+    held: int
+    nanos: int
+    basis: str
+    results: int
+    replaces: int | None
+    is_first: int | None
+    lines: str | None
+    task_uuid: str
+    project: str
+    model: str
+    task_type: str
+    day: str
+    at_us: int
+    asked: int
+    expected: int | None
+    upper: int | None
+    estimate: str
+
+
+class Leaf(NamedTuple):
+    """What is added up apart from everything else."""
+
+    project: str
+    model: str
+    task_type: str
+    component: str
+    modality: str
+    basis: str
+
+
+Sums = list[int]
+"""Tasks charged for the first time, tasks of this component and modality, results, quantity, nano-USD."""
+
+
+class Gathered:
+    """Sums of some entries of the journal: by day, by slot, and of what was estimated."""
+
+    def __init__(self) -> None:
+        self.days: dict[tuple[str, Leaf], Sums] = {}
+        self.slots: dict[tuple[int, Leaf], Sums] = {}
+        self.estimates: dict[tuple[str, str, str, str], Sums] = {}
+
+
+def gather(tx: Tx, after: int, until: int) -> Gathered:
+    """The sums of the entries in (after, until], by their numbers."""
+    found = Gathered()
+    together: dict[tuple[str, int, Leaf], Sums] = {}
+    of_attempts: dict[int, list[Entry]] = {}
+    source = "entries c JOIN attempts a ON a.id = c.attempt_id"
+    for row in tx.each(_ENTRIES.format(source, "c.seq > ? AND c.seq <= ?"), (after, until)):
+        entry = Entry(*row)
+        of_attempts.setdefault(entry.attempt_id, []).append(entry)
+        if entry.kind == "charge":
+            _add_leaves(tx, together, (entry.day, entry.at_us // SLOT_US), entry)
+    for (day, slot, leaf), sums in together.items():
+        _add(found.days, (day, leaf), sums)
+        _add(found.slots, (slot, leaf), sums)
+    for attempt_id, entries in of_attempts.items():
+        if not entries[0].is_first:
+            earlier = _ENTRIES.format(source, "c.attempt_id = ? AND c.seq <= ?")
+            before = [Entry(*row) for row in tx.each(earlier, (attempt_id, after))]
+            _add_compared(found.estimates, before, -1)
+            entries[:0] = before
+        _add_compared(found.estimates, entries, 1)
+    return found
+
+
+def gather_times(tx: Tx, start_us: int, end_us: int, timezone: str) -> Iterator[tuple[str, Leaf, Sums]]:
+    """What the charges of attempts admitted in [start_us, end_us) came to on the days of a zone: the journal itself."""
+    together: dict[tuple[str, Leaf], Sums] = {}
+    source = "attempts a JOIN entries c ON c.attempt_id = a.id"
+    condition = "c.kind = 'charge' AND a.at_us >= ? AND a.at_us < ?"
+    for row in tx.each(_ENTRIES.format(source, condition), (start_us, end_us)):
+        entry = Entry(*row)
+        _add_leaves(tx, together, (day_of(timezone, entry.at_us),), entry)
+    for (day, leaf), sums in together.items():
+        yield day, leaf, sums
+
+
+def _add_leaves(tx: Tx, found: dict[Any, Sums], when: tuple[object, ...], entry: Entry) -> None:
+    """Add a charge to each leaf. A task counts once for a project and model: where it was first charged."""
+    known = None if entry.is_first else _known_before(tx, entry)
+    results, lead = entry.results, int(not known)
+    for component, modality, quantity, nanos in read_lines(entry.lines) or (_NOTHING_BILLED,):
+        key = (*when, Leaf(entry.project, entry.model, entry.task_type, component, modality, entry.basis))
+        sums = found.get(key)
+        if sums is None:
+            sums = found[key] = [0, 0, 0, 0, 0]
+        sums[0] += lead
+        sums[1] += 1 if known is None else (component, modality) not in known
+        sums[2] += results
+        sums[3] += quantity or 0
+        sums[4] += nanos
+        lead = 0
+
+
+def _known_before(tx: Tx, entry: Entry) -> set[tuple[str, str]]:
+    """The lines (component and modality) of what the task was charged before for this project and model."""
+    rows = tx.all(
+        f"SELECT c.lines FROM attempts a JOIN charges c ON c.attempt_id = a.id WHERE {OF_TASK}"
+        " AND c.seq < ? AND a.project = ? AND a.model = ?",
+        (*of_task(entry.task_uuid), entry.seq, entry.project, entry.model),
+    )
+    return {line[:2] for (lines,) in rows for line in read_lines(lines) or (_NOTHING_BILLED,)}
+
+
+def _add(found: dict[tuple[T, Leaf], Sums], key: tuple[T, Leaf], sums: Sums) -> None:
+    known = found.get(key)
+    if known is None:
+        found[key] = list(sums)
+    else:
+        add(known, sums)
+
+
+def add(known: Sums, more: Iterable[int]) -> None:
+    """Add `more` to `known`, one by one."""
+    for n, value in enumerate(more):
+        known[n] += value
+
+
+def _add_compared(found: dict[tuple[str, str, str, str], Sums], entries: Sequence[Entry], sign: int) -> None:
+    """Add what an attempt was estimated at and billed, once all of its money is back; nothing before."""
+    if not entries:
+        return
+    first = entries[0]
+    standing, charges = entries, entries
+    if len(entries) > 1 or first.kind != "charge":
+        charges = [entry for entry in entries if entry.kind == "charge"]
+        replaced = {entry.replaces for entry in charges}
+        standing = [entry for entry in charges if entry.replaces is None and entry.seq not in replaced]
+    if (first.upper or 0) + sum([entry.held for entry in entries]) or not standing:
+        return
+    seen = sum([entry.results for entry in charges])
+    estimated = Estimated(first.asked, seen, first.expected, first.upper, first.estimate)
+    told = [(entry.basis, entry.nanos, read_lines(entry.lines)) for entry in standing]
+    for what, expected, upper, billed in compare(estimated, told):
+        sums = found.setdefault((first.day, first.project, first.model, what), [0, 0, 0, 0, 0])
+        sums[0] += sign
+        sums[1] += sign * expected
+        sums[2] += sign * upper
+        sums[3] += sign * billed
+        sums[4] += sign * (billed > upper)
+
+
+# -- the tables ---------------------------------------------------------------------------------
+
+_ADD_SUMS = (
+    " DO UPDATE SET lead_tasks = lead_tasks + excluded.lead_tasks, tasks = tasks + excluded.tasks,"
+    " results = results + excluded.results, quantity = quantity + excluded.quantity, nanos = nanos + excluded.nanos"
+)
+
+
+def rolled(tx: Tx) -> int:
+    """The last entry that is in the roll-ups."""
+    row = tx.one("SELECT value FROM meta WHERE key = 'rolled'")
+    return int(row[0]) if row else 0
+
+
+def roll_if_due(tx: Tx, seq: int) -> None:
+    """Entry `seq` was just written: add what is before it to the roll-ups, if that is enough."""
+    known = tx.kept.get(_ROLLED)
+    if known is None or seq - known >= ROLL_EVERY:
+        known = rolled(tx)
+        if seq - known >= ROLL_EVERY:
+            known = roll(tx, known, min(seq, known + ROLL_MAX))
+        tx.kept[_ROLLED] = known
+
+
+def roll(tx: Tx, after: int, until: int) -> int:
+    """Add the entries in (after, until] to the roll-ups; `until`."""
+    found = gather(tx, after, until)
+    for table, column, sums in (("rollups", "day", found.days.items()), ("slots", "slot", found.slots.items())):
+        tx.many(
+            f"INSERT INTO {table} VALUES (?,?,?,?,?,?,?) ON CONFLICT ({column}, leaf_id){_ADD_SUMS}",
+            [(when, _leaf_id(tx, leaf), *values) for (when, leaf), values in sums],
+        )
+    tx.many(
+        "INSERT INTO estimates VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT (day, project, model, what) DO UPDATE SET"
+        " attempts = attempts + excluded.attempts, expected = expected + excluded.expected,"
+        " upper = upper + excluded.upper, billed = billed + excluded.billed, over = over + excluded.over",
+        [(*key, *values) for key, values in found.estimates.items() if any(values)],
+    )
+    tx.run("UPDATE meta SET value = ? WHERE key = 'rolled'", (str(until),))
+    return until
+
+
+def _leaf_id(tx: Tx, leaf: Leaf) -> int:
+    found = tx.kept.get(leaf)
+    if found is None:
+        row = tx.one(
+            "INSERT INTO leaves (project, model, task_type, component, modality, basis) VALUES (?,?,?,?,?,?)"
+            " ON CONFLICT (project, model, task_type, component, modality, basis)"
+            " DO UPDATE SET project = excluded.project RETURNING id",
+            leaf,
+        )
+        found = tx.kept[leaf] = int(row[0]) if row else 0
+    return found

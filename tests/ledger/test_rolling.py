@@ -1,0 +1,195 @@
+"""Roll-ups follow the journal at a distance, no report is behind it; a verification goes on where one ended."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ledgers import DAY_US, NOW_US, a_charge, an_attempt, hold, open_ledger
+
+from costguard.budgets import make_budget
+from costguard.errors import ConfigurationError
+from costguard.ledger.accounting import rolling, verify
+from costguard.ledger.accounting.book import Ledger
+from costguard.ledger.accounting.checkpoint import Checkpoint
+from costguard.ledger.charges import Line, read_lines, write_lines
+from costguard.ledger.records import Admitted, Observation, Release, Settle
+
+FIRST, END = "2026-01-01", "2028-01-01"
+GROUPS = ((), ("project",), ("model", "day"), ("modality",), ("task_type", "basis", "day", "project"))
+MINUTE_US = 60_000_000
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
+    """One whose roll-ups follow soon."""
+    monkeypatch.setattr(rolling, "ROLL_EVERY", 8)
+    monkeypatch.setattr(rolling, "ROLL_MAX", 32)
+    monkeypatch.setattr(verify, "ROWS", 16)
+    opened = open_ledger(tmp_path / "ledger.db", timezone="Europe/Berlin")
+    opened.set_budget(make_budget("acme", "1000", per="day"), NOW_US)
+    yield opened
+    opened.close()
+
+
+def work(ledger: Ledger, calls: int, start: int = 0) -> int:
+    """So many calls, some sent twice, answered by two roads, corrected or released; what they were charged."""
+    for n in range(start, start + calls):
+        uuid = str(UUID(int=n // 3 if n % 5 == 0 else n))
+        at_us = NOW_US + n * 7 * MINUTE_US
+        attempt = an_attempt(1000, task_uuid=uuid)._replace(model=f"m{n % 2}")
+        admitted = ledger.admit(f"acme/{n % 3}", at_us, [attempt])
+        assert isinstance(admitted, Admitted)
+        (attempt_id,) = admitted.attempt_ids
+        lines = (Line("prompt", "TEXT", 5, n), Line("completion", "", n % 4, 7))
+        if n % 7 == 0:
+            ledger.conclude(at_us, [Release(attempt_id, "refused")])
+        elif n % 11 == 0:
+            ledger.correct(at_us, uuid, 3, "told by telephone")
+        else:
+            charge = a_charge(n + 7, lines=lines)
+            ledger.conclude(at_us, [Settle(attempt_id, charge, f"i:{n}")])
+        if n % 13 == 0:
+            ledger.observe(at_us, Observation(uuid, ((f"i:{n} s:9", a_charge(n + 8)),)))
+    (whole,) = ledger.usage((), FIRST, END)
+    return whole.nanos
+
+
+def everything(ledger: Ledger) -> list[object]:
+    zones = [
+        ledger.usage_in(by, zone, NOW_US - DAY_US, NOW_US + 9 * DAY_US)
+        for by in GROUPS
+        for zone in ("Asia/Kathmandu", "America/St_Johns", "UTC")
+    ]
+    return [[ledger.usage(by, FIRST, END) for by in GROUPS], zones, ledger.estimates(FIRST, END), ledger.named("month")]
+
+
+@pytest.mark.parametrize("calls", [1, 5, 60])
+def test_what_is_reported_does_not_depend_on_what_is_rolled_up(ledger: Ledger, calls: int) -> None:
+    work(ledger, calls)
+    before = everything(ledger)
+    ledger.roll_up()
+    assert everything(ledger) == before
+    assert ledger.verify().difference is None
+    with sqlite3.connect(ledger._engine.path) as connection:  # type: ignore[attr-defined]
+        for table in ("rollups", "slots", "estimates"):
+            connection.execute(f"DELETE FROM {table}")
+        connection.execute("UPDATE meta SET value = '0' WHERE key = 'rolled'")
+    connection.close()
+    assert everything(ledger) == before
+    ledger.roll_up()
+    assert everything(ledger) == before
+    assert ledger.verify().difference is None
+
+
+def test_roll_ups_are_behind_by_no_more_than_they_may_be(ledger: Ledger) -> None:
+    work(ledger, 60)
+    with sqlite3.connect(ledger._engine.path) as connection:  # type: ignore[attr-defined]
+        (behind,) = connection.execute(
+            "SELECT (SELECT max(seq) FROM entries) - value FROM meta WHERE key = 'rolled'"
+        ).fetchone()
+    connection.close()
+    assert 0 <= behind < 3 * rolling.ROLL_EVERY
+
+
+def test_a_zone_whose_days_begin_between_two_quarters_of_an_hour_is_read_from_the_journal(ledger: Ledger) -> None:
+    """Liberia's clocks were 44 minutes and 30 seconds behind until 1972."""
+    (attempt,) = hold(ledger, 5, at_us=DAY_US)
+    ledger.conclude(DAY_US, [Settle(attempt, a_charge(4), "0")])
+    ledger.roll_up()
+    (row,) = ledger.usage_in(("day",), "Africa/Monrovia", 0, 3 * DAY_US)
+    assert (row.keys, row.nanos) == (("1970-01-01",), 4)
+
+
+def test_a_task_counts_once_where_it_was_first_charged_whatever_day_it_is_sent_again(ledger: Ledger) -> None:
+    for day in (0, 1):
+        attempt = an_attempt(5, task_uuid="again")
+        admitted = ledger.admit("acme", NOW_US + day * DAY_US, [attempt])
+        assert isinstance(admitted, Admitted)
+        ledger.conclude(NOW_US, [Settle(admitted.attempt_ids[0], a_charge(4), f"i:{day}")])
+    assert [(row.keys[0], row.tasks, row.nanos) for row in ledger.usage(("day",), FIRST, END)] == [
+        ("2026-11-22", 1, 4),
+        ("2026-11-23", 0, 4),
+    ]
+
+
+@given(st.lists(st.builds(Line, st.text(), st.text(), st.none() | st.integers(), st.integers())))
+def test_lines_are_read_as_they_were_written(lines: list[Line]) -> None:
+    assert read_lines(write_lines(lines)) == lines
+
+
+@settings(max_examples=15)
+@given(first=st.integers(0, 40), more=st.integers(0, 40))
+def test_a_verification_goes_on_from_the_last_row_it_saw(
+    tmp_path_factory: pytest.TempPathFactory, first: int, more: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rolling, "ROLL_EVERY", 8)
+        patch.setattr(verify, "ROWS", 16)
+        ledger = open_ledger(tmp_path_factory.mktemp("verify") / "ledger.db")
+        ledger.set_budget(make_budget("acme", "1000", per="day"), NOW_US)
+        if first:
+            work(ledger, first)
+        state = Checkpoint()
+        assert ledger.verify(state).difference is None
+        state = Checkpoint.from_json(state.to_json())
+        if more:
+            work(ledger, more, first)
+        ledger.set_budget(make_budget("/", "1000", per="month"), NOW_US)
+        ledger.roll_up()
+        seen: list[tuple[int, int]] = []
+        assert ledger.verify(state, lambda done, of: seen.append((done, of))).difference is None
+        assert seen[-1][0] == seen[-1][1] == state.seq
+        assert ledger.verify(Checkpoint.from_json(state.to_json())).difference is None
+        ledger.close()
+
+
+def tampered(ledger: Ledger, statement: str) -> None:
+    with sqlite3.connect(ledger._engine.path) as connection:  # type: ignore[attr-defined]
+        for (trigger,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            connection.execute(f"DROP TRIGGER {trigger}")
+        assert connection.execute(statement).rowcount > 0
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("statement", "difference"),
+    [
+        ("UPDATE attempts SET charged = charged + 1 WHERE id = (SELECT max(id) FROM attempts)", "journal: attempt"),
+        ("UPDATE rollups SET nanos = nanos + 1", "roll-ups: rollups of"),
+        ("UPDATE slots SET lead_tasks = lead_tasks + 1", "roll-ups: slots of"),
+        ("UPDATE balances SET spent = spent + 1", "balances: budget"),
+        ("UPDATE entries SET is_first = 1 WHERE kind = 'charge' AND seq > 80", "roll-ups: charge"),
+    ],
+)
+def test_what_was_changed_after_a_verification_is_found_by_the_one_that_goes_on(
+    ledger: Ledger, statement: str, difference: str
+) -> None:
+    work(ledger, 30)
+    state = Checkpoint()
+    assert ledger.verify(state).ok
+    work(ledger, 40, 30)
+    ledger.roll_up()
+    tampered(ledger, statement)
+    found = ledger.verify(state)
+    assert found.difference is not None
+    assert found.difference.startswith(difference)
+
+
+def test_a_checkpoint_of_another_history_is_refused(ledger: Ledger, tmp_path: Path) -> None:
+    work(ledger, 30)
+    state = Checkpoint()
+    assert ledger.verify(state).ok
+    other = open_ledger(tmp_path / "other.db")
+    hold(other, 1, 2, 3)
+    with pytest.raises(ConfigurationError, match="of another ledger"):
+        other.verify(state)
+    other.close()
+    for text in ("", "{}", '{"format": 1}', '{"format": 2, "seq": 1}', "[]"):
+        with pytest.raises(ConfigurationError, match="no checkpoint"):
+            Checkpoint.from_json(text)

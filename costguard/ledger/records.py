@@ -194,6 +194,15 @@ class Change(NamedTuple):
     """What a ceiling was set to, nano-USD per result."""
 
 
+class Move(NamedTuple):
+    """What was booked on `project` and below it is shown as `name` by reports."""
+
+    at_us: int
+    project: str
+    name: str
+    who: str
+
+
 class TaskRow(NamedTuple):
     """A task with all its attempts, as reports show it. Amounts in nano-USD."""
 
@@ -219,12 +228,19 @@ class TaskRow(NamedTuple):
 
 
 class UsageRow(NamedTuple):
-    """One group of a report: its keys, distinct tasks, tokens and nano-USD."""
+    """One group of a report: its keys, distinct tasks, tokens and nano-USD.
+
+    `reasoning`: the completion's tokens that were spent on reasoning. `priced`: what was charged where our own price
+    for it is known, `computed`: that price.
+    """
 
     keys: tuple[str, ...]
     tasks: int
     tokens: int
     nanos: int
+    reasoning: int = 0
+    priced: int = 0
+    computed: int = 0
 
 
 class EstimateSum(NamedTuple):

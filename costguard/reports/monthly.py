@@ -82,7 +82,7 @@ def monthly(
     ledger's daily roll-ups are read; for another zone those by quarters of an hour.
     ConfigurationError names an argument that cannot be used, LedgerError what cannot be read.
     """
-    from costguard.ledger.accounting.usage import group_columns
+    from costguard.ledger.accounting.spending import group_columns
 
     zone = ledger.timezone if timezone is None else parse_timezone(timezone)
     window = month_bounds(month, zone)

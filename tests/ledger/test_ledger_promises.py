@@ -320,7 +320,7 @@ TestLedgerMachine.settings = settings(
 
 # Tampering
 
-APPEND_ONLY = ("entries", "terms", "budget_changes", "ceiling_changes", "days")
+APPEND_ONLY = ("entries", "terms", "budget_changes", "ceiling_changes", "days", "moves")
 
 
 @pytest.fixture
@@ -331,10 +331,14 @@ def path(tmp_path: Path) -> Path:
     ledger.set_budget(make_budget("acme", "0.000001", per="month", warn_at=(5,)), NOW_US)
     ledger.set_budget(make_budget("/", "0.000001", per="task"), NOW_US)
     ledger.set_ceiling("mystery", 5, NOW_US)
-    first, second, *_ = hold(ledger, 100, 200, 300)
+    tasks = [an_attempt(upper)._replace(tags='{"user": "u1"}') for upper in (100, 200, 300)]
+    admitted = ledger.admit("acme/search", NOW_US, tasks)
+    assert isinstance(admitted, Admitted)
+    first, second, _ = admitted.attempt_ids
     ledger.conclude(NOW_US, [Settle(first, a_charge(90), "0"), Release(second, "refused")])
     hold(ledger, 40, at_us=NOW_US + 11 * HOUR_US + HOUR_US // 2)  # tomorrow in Berlin
     ledger.roll_up()
+    ledger.call_project("acme/search", "acme/find", NOW_US)
     assert ledger.verify().difference is None
     ledger.close()
     return path
@@ -408,6 +412,8 @@ TAMPERING = {
     "leaves: of another model": ("UPDATE leaves SET model = 'other'", "roll-ups"),
     "slots: lowered": ("UPDATE slots SET nanos = nanos - 1", "roll-ups: slots"),
     "slots: at another time": ("UPDATE slots SET slot = slot + 1", "roll-ups: slots"),
+    "tagged: lowered": ("UPDATE tagged SET nanos = nanos - 1", "roll-ups: tagged"),
+    "tagsets: others": ("UPDATE tagsets SET tags = '{}'", "roll-ups: tagged"),
     "estimates: lowered": ("UPDATE estimates SET billed = 1", "roll-ups: estimates"),
     "meta: rolled is too early": ("UPDATE meta SET value = '1' WHERE key = 'rolled'", "roll-ups"),
 }  # fmt: skip
@@ -433,7 +439,7 @@ def test_every_table_is_among_those_tampered_with(path: Path) -> None:
     connection = sqlite3.connect(path)
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     connection.close()
-    without_promises = {"_sqlite_migrations", "media"}
+    without_promises = {"_sqlite_migrations", "media", "moves", "refusals"}
     assert {what.split(":")[0] for what in TAMPERING} == tables - without_promises
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from costguard.errors import ConfigurationError
-from costguard.ledger.accounting.rolling import Gathered
+from costguard.ledger.accounting.rolling import Gathered, Leaf, Sums
 from costguard.ledger.engine import Tx
 
 FORMAT = 1
@@ -24,19 +24,31 @@ _PRIME = 2**61 - 1
 WindowKey = tuple[str, str, int, int | None]
 """Project and period of a budget, start and end of its window."""
 
-_LEAF = "l.project, l.model, l.task_type, l.component, l.modality, l.basis"
+_LEAF = (
+    "l.project, l.model, l.task_type, l.component, l.modality, l.basis, r.lead_tasks, r.tasks, r.results, r.quantity,"
+    " r.nanos, r.reasoning, r.priced, r.computed"
+)
 _ROWS = {
-    "rollups": (
-        f"SELECT r.day, {_LEAF}, r.lead_tasks, r.tasks, r.results, r.quantity, r.nanos"
-        " FROM rollups r JOIN leaves l ON l.id = r.leaf_id"
+    "rollups": (1 + len(Leaf._fields), f"SELECT r.day, {_LEAF} FROM rollups r JOIN leaves l ON l.id = r.leaf_id"),
+    "slots": (1 + len(Leaf._fields), f"SELECT r.slot, {_LEAF} FROM slots r JOIN leaves l ON l.id = r.leaf_id"),
+    "tagged": (
+        2 + len(Leaf._fields),
+        f"SELECT r.day, t.tags, {_LEAF} FROM tagged r JOIN leaves l ON l.id = r.leaf_id"
+        " JOIN tagsets t ON t.id = r.tags_id",
     ),
-    "slots": (
-        f"SELECT r.slot, {_LEAF}, r.lead_tasks, r.tasks, r.results, r.quantity, r.nanos"
-        " FROM slots r JOIN leaves l ON l.id = r.leaf_id"
-    ),
-    "estimates": "SELECT day, project, model, what, attempts, expected, upper, billed, over FROM estimates",
+    "estimates": (4, "SELECT day, project, model, what, attempts, expected, upper, billed, over FROM estimates"),
 }
-"""Each row ends with its five sums."""
+"""How many columns a row's key has, and the rows of keys and sums."""
+
+
+def summed(found: Gathered) -> dict[str, Iterable[tuple[tuple[Any, ...], Sums]]]:
+    """What was gathered, by table: keys and sums as its rows have them."""
+    return {
+        "rollups": [((day, *leaf), sums) for (day, leaf), sums in found.days.items()],
+        "slots": [((slot, *leaf), sums) for (slot, leaf), sums in found.slots.items()],
+        "tagged": [((day, tags, *leaf), sums) for (day, tags, leaf), sums in found.tagged.items()],
+        "estimates": found.estimates.items(),
+    }
 
 
 class Digest:
@@ -45,7 +57,7 @@ class Digest:
     Two ledgers' are equal if their roll-ups are, and else with a chance of one in 2^61; they can be added to.
     """
 
-    def __init__(self, values: Iterable[int] = (0, 0, 0)) -> None:
+    def __init__(self, values: Iterable[int] = (0,) * len(_ROWS)) -> None:
         self.values = list(values)
         self.rows = 0
 
@@ -56,12 +68,9 @@ class Digest:
 
     def gathered(self, found: Gathered) -> None:
         """Add some entries' sums."""
-        for (day, leaf), sums in found.days.items():
-            self._add(0, (day, *leaf), sums)
-        for (slot, leaf), sums in found.slots.items():
-            self._add(1, (slot, *leaf), sums)
-        for key, sums in found.estimates.items():
-            self._add(2, key, sums)
+        for n, rows in enumerate(summed(found).values()):
+            for key, sums in rows:
+                self._add(n, key, sums)
 
     def tables(self, tx: Tx) -> None:
         """Add what the roll-ups' tables hold."""
@@ -73,19 +82,20 @@ class Digest:
     @staticmethod
     def rows_of(tx: Tx, table: str) -> Iterator[tuple[tuple[Any, ...], list[int]]]:
         """The rows of one of the tables: key and sums."""
-        for row in tx.each(_ROWS[table]):
-            yield tuple(row[:-5]), list(row[-5:])
+        columns, sql = _ROWS[table]
+        for row in tx.each(sql):
+            yield tuple(row[:columns]), list(row[columns:])
 
     def _add(self, table: int, key: tuple[Any, ...], sums: Iterable[int]) -> None:
         weights = _weights(key)
-        added = sum(weight * value for weight, value in zip(weights, sums, strict=True))
+        added = sum([weight * value for weight, value in zip(weights, sums, strict=False)])
         self.values[table] = (self.values[table] + added) % _PRIME
 
 
 @functools.lru_cache(maxsize=100_000)
 def _weights(key: tuple[Any, ...]) -> tuple[int, ...]:
-    told = blake2b(json.dumps(key).encode(), digest_size=40).digest()
-    return tuple(int.from_bytes(told[at : at + 8], "big") % _PRIME for at in range(0, 40, 8))
+    told = blake2b(json.dumps(key).encode(), digest_size=64).digest()
+    return tuple(int.from_bytes(told[at : at + 8], "big") % _PRIME for at in range(0, 64, 8))
 
 
 @dataclass

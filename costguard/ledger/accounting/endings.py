@@ -238,11 +238,7 @@ class Endings(Posting):
         if found is None:
             return None
         attempt = self._attempt(tx, attempt_id)
-        back = _bare_charge(
-            old.basis,
-            tuple(Line(c, m, None if q is None else -q, -nanos) for c, m, q, nanos in old.lines),
-            -old.results,
-        )
+        back = _taken_back(old)
         alerts = self._post(tx, at_us, attempt, attempt.held, back, attempt.status, attempt.reason, replaces=seq)
         attempt = self._attempt(tx, attempt_id)
         own = old.basis in WEAK and found.basis not in WEAK
@@ -352,6 +348,15 @@ def _in_room(charge: Charge, room: int) -> Charge:
 
 def _correction(nanos: int) -> Charge:
     return _bare_charge("correction", (Line("correction", "", None, nanos),), 0)
+
+
+def _taken_back(charge: Charge) -> Charge:
+    """A charge that undoes another one in every sum."""
+    lines = tuple([Line(c, m, None if q is None else -q, -nanos) for c, m, q, nanos in charge.lines])
+    computed, reasoning = (None if n is None else -n for n in (charge.computed_nanos, charge.reasoning_tokens))
+    return _bare_charge(charge.basis, lines, -charge.results)._replace(
+        computed_nanos=computed, price_id=charge.price_id, reasoning_tokens=reasoning
+    )
 
 
 def _bare_charge(basis: Basis, lines: tuple[Line, ...], results: int) -> Charge:

@@ -6,12 +6,12 @@ a tenth of adding each; whoever reads adds what the journal has beyond it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from costguard.budgets import day_of
 from costguard.ledger.accounting.comparing import Estimated, compare
-from costguard.ledger.accounting.sql import OF_TASK, of_task
+from costguard.ledger.accounting.sql import OF_TASK, marks, of_task
 from costguard.ledger.charges import Line, read_lines
 from costguard.ledger.engine import Tx
 
@@ -31,7 +31,8 @@ _NOTHING_BILLED = Line("unitemized", "", 0, 0)
 
 _ENTRIES = (
     "SELECT c.seq, c.attempt_id, c.kind, c.held, c.spent, c.basis, c.results, c.replaces, c.is_first, c.lines,"
-    " a.task_uuid, a.project, a.model, a.task_type, a.day, a.at_us, a.results, a.expected, a.upper, a.estimate"
+    " c.reasoning_tokens, c.computed_nanos, a.task_uuid, a.project, a.model, a.task_type, a.tags, a.day, a.at_us,"
+    " a.results, a.expected, a.upper, a.estimate"
     " FROM {} WHERE c.kind <> 'hold' AND {} ORDER BY c.seq"
 )
 
@@ -49,10 +50,13 @@ class Entry(NamedTuple):
     replaces: int | None
     is_first: int | None
     lines: str | None
+    reasoning: int | None
+    computed: int | None
     task_uuid: str
     project: str
     model: str
     task_type: str
+    tags: str
     day: str
     at_us: int
     asked: int
@@ -73,7 +77,11 @@ class Leaf(NamedTuple):
 
 
 Sums = list[int]
-"""Tasks charged for the first time, tasks of this component and modality, results, quantity, nano-USD."""
+"""Of a leaf: tasks charged for the first time, tasks of this component and modality, results, quantity, nano-USD;
+reasoning tokens of a completion; and of charges whose price is known, what was charged and that price, in nano-USD."""
+
+NO_SUMS = (0,) * 8
+NO_TAGS = "{}"
 
 
 class Gathered:
@@ -82,23 +90,27 @@ class Gathered:
     def __init__(self) -> None:
         self.days: dict[tuple[str, Leaf], Sums] = {}
         self.slots: dict[tuple[int, Leaf], Sums] = {}
+        self.tagged: dict[tuple[str, str, Leaf], Sums] = {}
+        """Of the tasks that have any tags, by day, tags and leaf."""
         self.estimates: dict[tuple[str, str, str, str], Sums] = {}
 
 
 def gather(tx: Tx, after: int, until: int) -> Gathered:
     """The sums of the entries in (after, until], by their numbers."""
     found = Gathered()
-    together: dict[tuple[str, int, Leaf], Sums] = {}
+    together: dict[tuple[str, int, str, Leaf], Sums] = {}
     of_attempts: dict[int, list[Entry]] = {}
     source = "entries c JOIN attempts a ON a.id = c.attempt_id"
     for row in tx.each(_ENTRIES.format(source, "c.seq > ? AND c.seq <= ?"), (after, until)):
         entry = Entry(*row)
         of_attempts.setdefault(entry.attempt_id, []).append(entry)
         if entry.kind == "charge":
-            _add_leaves(tx, together, (entry.day, entry.at_us // SLOT_US), entry)
-    for (day, slot, leaf), sums in together.items():
+            _add_leaves(tx, together, (entry.day, entry.at_us // SLOT_US, entry.tags), entry)
+    for (day, slot, tags, leaf), sums in together.items():
         _add(found.days, (day, leaf), sums)
         _add(found.slots, (slot, leaf), sums)
+        if tags != NO_TAGS:
+            _add(found.tagged, (day, tags, leaf), sums)
     for attempt_id, entries in of_attempts.items():
         if not entries[0].is_first:
             earlier = _ENTRIES.format(source, "c.attempt_id = ? AND c.seq <= ?")
@@ -109,32 +121,39 @@ def gather(tx: Tx, after: int, until: int) -> Gathered:
     return found
 
 
-def gather_times(tx: Tx, start_us: int, end_us: int, timezone: str) -> Iterator[tuple[str, Leaf, Sums]]:
-    """What the charges of attempts admitted in [start_us, end_us) came to on the days of a zone: the journal itself."""
-    together: dict[tuple[str, Leaf], Sums] = {}
+def gather_times(tx: Tx, start_us: int, end_us: int, timezone: str) -> dict[tuple[str, str, Leaf], Sums]:
+    """What the charges of attempts admitted in [start_us, end_us) came to, by days of a zone and tags: read whole."""
+    together: dict[tuple[str, str, Leaf], Sums] = {}
     source = "attempts a JOIN entries c ON c.attempt_id = a.id"
     condition = "c.kind = 'charge' AND a.at_us >= ? AND a.at_us < ?"
     for row in tx.each(_ENTRIES.format(source, condition), (start_us, end_us)):
         entry = Entry(*row)
-        _add_leaves(tx, together, (day_of(timezone, entry.at_us),), entry)
-    for (day, leaf), sums in together.items():
-        yield day, leaf, sums
+        _add_leaves(tx, together, (day_of(timezone, entry.at_us), entry.tags), entry)
+    return together
 
 
 def _add_leaves(tx: Tx, found: dict[Any, Sums], when: tuple[object, ...], entry: Entry) -> None:
     """Add a charge to each leaf. A task counts once for a project and model: where it was first charged."""
     known = None if entry.is_first else _known_before(tx, entry)
     results, lead = entry.results, int(not known)
+    reasoning, computed = entry.reasoning, entry.computed
     for component, modality, quantity, nanos in read_lines(entry.lines) or (_NOTHING_BILLED,):
         key = (*when, Leaf(entry.project, entry.model, entry.task_type, component, modality, entry.basis))
         sums = found.get(key)
         if sums is None:
-            sums = found[key] = [0, 0, 0, 0, 0]
+            sums = found[key] = [*NO_SUMS]
         sums[0] += lead
         sums[1] += 1 if known is None else (component, modality) not in known
         sums[2] += results
         sums[3] += quantity or 0
         sums[4] += nanos
+        if reasoning and component == "completion":
+            sums[5] += reasoning
+            reasoning = 0
+        if computed is not None:
+            sums[6] += entry.nanos
+            sums[7] += computed
+            computed = None
         lead = 0
 
 
@@ -148,7 +167,7 @@ def _known_before(tx: Tx, entry: Entry) -> set[tuple[str, str]]:
     return {line[:2] for (lines,) in rows for line in read_lines(lines) or (_NOTHING_BILLED,)}
 
 
-def _add(found: dict[tuple[T, Leaf], Sums], key: tuple[T, Leaf], sums: Sums) -> None:
+def _add(found: dict[T, Sums], key: T, sums: Sums) -> None:
     known = found.get(key)
     if known is None:
         found[key] = list(sums)
@@ -190,7 +209,9 @@ def _add_compared(found: dict[tuple[str, str, str, str], Sums], entries: Sequenc
 
 _ADD_SUMS = (
     " DO UPDATE SET lead_tasks = lead_tasks + excluded.lead_tasks, tasks = tasks + excluded.tasks,"
-    " results = results + excluded.results, quantity = quantity + excluded.quantity, nanos = nanos + excluded.nanos"
+    " results = results + excluded.results, quantity = quantity + excluded.quantity, nanos = nanos + excluded.nanos,"
+    " reasoning = reasoning + excluded.reasoning, priced = priced + excluded.priced,"
+    " computed = computed + excluded.computed"
 )
 
 
@@ -215,9 +236,13 @@ def roll(tx: Tx, after: int, until: int) -> int:
     found = gather(tx, after, until)
     for table, column, sums in (("rollups", "day", found.days.items()), ("slots", "slot", found.slots.items())):
         tx.many(
-            f"INSERT INTO {table} VALUES (?,?,?,?,?,?,?) ON CONFLICT ({column}, leaf_id){_ADD_SUMS}",
+            f"INSERT INTO {table} VALUES ({marks(2 + len(NO_SUMS))}) ON CONFLICT ({column}, leaf_id){_ADD_SUMS}",
             [(when, _leaf_id(tx, leaf), *values) for (when, leaf), values in sums],
         )
+    tx.many(
+        f"INSERT INTO tagged VALUES ({marks(3 + len(NO_SUMS))}) ON CONFLICT (day, tags_id, leaf_id){_ADD_SUMS}",
+        [(day, _tags_id(tx, tags), _leaf_id(tx, leaf), *values) for (day, tags, leaf), values in found.tagged.items()],
+    )
     tx.many(
         "INSERT INTO estimates VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT (day, project, model, what) DO UPDATE SET"
         " attempts = attempts + excluded.attempts, expected = expected + excluded.expected,"
@@ -239,3 +264,11 @@ def _leaf_id(tx: Tx, leaf: Leaf) -> int:
         )
         found = tx.kept[leaf] = int(row[0]) if row else 0
     return found
+
+
+def _tags_id(tx: Tx, tags: str) -> int:
+    row = tx.one(
+        "INSERT INTO tagsets (tags) VALUES (?) ON CONFLICT (tags) DO UPDATE SET tags = excluded.tags RETURNING id",
+        (tags,),
+    )
+    return int(row[0]) if row else 0

@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import Protocol
 
 from costguard.budgets import Budget, window_at
+from costguard.errors import ConfigurationError
 from costguard.ledger.accounting.limits import Limits
 from costguard.ledger.accounting.reading import BUDGET, read_budget, terms
 from costguard.ledger.accounting.sql import admitted_in, covered
 from costguard.ledger.engine import Tx
 from costguard.ledger.owner import who
-from costguard.ledger.records import Change
+from costguard.ledger.records import Change, Move
 from costguard.projects import check_name, child_of, is_default, like, parent_of
 
 
@@ -152,6 +153,28 @@ class Setting(Limits):
             return True
 
         return self._write(op)
+
+    def call_project(self, project: str, name: str, at_us: int) -> None:
+        """From now on reports show `project`, and all below it, as `name`; what was booked stays as it was booked.
+
+        A name that others have too merges them. ConfigurationError where nothing is known of `project`.
+        """
+
+        def op(tx: Tx) -> None:
+            below, projects = covered(project)
+            known = any(
+                tx.one(f"SELECT 1 FROM {table} WHERE {below}", projects) for table in ("leaves", "attempts", "budgets")
+            )
+            if not known:
+                raise ConfigurationError(f"project: nothing is booked on {project}, and no budget covers it alone")
+            tx.run("INSERT INTO moves (at_us, project, name, who) VALUES (?,?,?,?)", (at_us, project, name, who()))
+
+        self._write(op)
+
+    def moves(self) -> list[Move]:
+        """What projects are called, oldest first: the newest word on one counts."""
+        sql = "SELECT at_us, project, name, who FROM moves ORDER BY id"
+        return self._read(lambda tx: [Move(*row) for row in tx.all(sql)])
 
     def set_ceiling(self, name: str, nanos: int, at_us: int) -> None:
         """Worst case per result, in nano-USD, of a model or task type without a price.

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from datetime import date, timedelta
-from typing import Any
 
-from costguard.budgets import day_of, window_at
-from costguard.errors import ConfigurationError
+from costguard.budgets import day_of
 from costguard.ledger.accounting.reading import Reading
-from costguard.ledger.accounting.rolling import SLOT_US, Leaf, Sums, add, gather, gather_times, rolled
+from costguard.ledger.accounting.rolling import add, gather, rolled
+from costguard.ledger.accounting.spending import Span, group_columns, grouped, spent
 from costguard.ledger.accounting.sql import FOREVER_US, covered, marks
 from costguard.ledger.engine import Tx
 from costguard.ledger.records import EstimateSum, UsageRow
 from costguard.projects import ancestors, covers, is_default, parent_of
-
-TOKEN_COMPONENTS = ("prompt", "cache", "completion", "unitemized")
-"""Components whose quantity counts tokens; the others count uses, or nothing."""
-
-GROUPS = ("project", "model", "task_type", "day", "modality", "basis")
-"""What usage can be grouped by; `modality` gives two keys, component and modality."""
 
 HISTORY_DAYS = 30
 """Days of history that expectations are learned from."""
@@ -31,40 +24,22 @@ class Usage(Reading):
     """The part of `Ledger` that sums up charges; every method is one snapshot."""
 
     def usage(self, by: Sequence[str], first_day: str, end_day: str, project: str | None = None) -> list[UsageRow]:
-        """Charges of the days in [first_day, end_day) of the reporting zone, from the daily roll-ups.
+        """Charges of the days in [first_day, end_day) of the reporting zone; ISO dates.
 
-        `by` is any of GROUPS; rows are sorted by their keys. ISO dates.
+        `by` is any of `spending.GROUPS`; rows are sorted by their keys.
         """
-
-        def op(tx: Tx) -> list[UsageRow]:
-            tail = gather(tx, rolled(tx), FOREVER_US).days
-            beyond = [(day, leaf, sums) for (day, leaf), sums in tail.items() if first_day <= day < end_day]
-            return _grouped(tx, "rollups", "day", (first_day, end_day), by, project, str, beyond)
-
-        return self._read(op)
+        return self._usage(by, Span(self.timezone, 0, 0, (first_day, end_day)), project)
 
     def usage_in(
         self, by: Sequence[str], timezone: str, start_us: int, end_us: int, project: str | None = None
     ) -> list[UsageRow]:
-        """As `usage`, for the days of another zone: charges of what was admitted in [start_us, end_us).
+        """As `usage`, for the days of any zone: charges of what was admitted in [start_us, end_us)."""
+        return self._usage(by, Span(timezone, start_us, end_us), project)
 
-        From roll-ups by quarters of an hour; where a day of that zone begins between two, from the journal itself.
-        """
-
-        def day(slot: int) -> str:
-            return day_of(timezone, slot * SLOT_US)
-
-        first, end = start_us // SLOT_US, end_us // SLOT_US
-
-        def op(tx: Tx) -> list[UsageRow]:
-            if not all(cut % SLOT_US == 0 for cut in _cuts(timezone, start_us, end_us)):
-                charges = gather_times(tx, start_us, end_us, timezone)
-                return _grouped(tx, None, "", (), by, project, str, charges)
-            tail = gather(tx, rolled(tx), FOREVER_US).slots
-            beyond = [(day(slot), leaf, sums) for (slot, leaf), sums in tail.items() if first <= slot < end]
-            return _grouped(tx, "slots", "slot", (first, end), by, project, day, beyond)
-
-        return self._read(op)
+    def _usage(self, by: Sequence[str], span: Span, project: str | None) -> list[UsageRow]:
+        group_columns(by)  # names what cannot be grouped by before anything is read
+        rows = self._read(lambda tx: spent(tx, self.timezone, span, project=project, by_day="day" in by))
+        return grouped(rows, by)
 
     def mean_completion(self, project: str, model: str, at_us: int) -> int | None:
         """Mean completion tokens of a result of this project and model over `HISTORY_DAYS`; None without any."""
@@ -142,71 +117,3 @@ class Usage(Reading):
         """What the media with these digests were billed as: digest -> tokens of one result by modality."""
         sql = f"SELECT digest, counts FROM media WHERE digest IN ({marks(len(digests))})"
         return self._read(lambda tx: {digest: json.loads(counts) for digest, counts in tx.all(sql, digests)})
-
-
-def group_columns(by: Sequence[str]) -> list[str]:
-    """The roll-up's columns for the groups of `by`, in their order."""
-    columns: list[str] = []
-    for group in by:
-        if group not in GROUPS:
-            raise ConfigurationError(f"by: {group!r} is not one of {', '.join(GROUPS)}")
-        columns += ["component", "modality"] if group == "modality" else [group]
-    return list(dict.fromkeys(columns))
-
-
-def _grouped(
-    tx: Tx,
-    table: str | None,
-    column: str,
-    period: tuple[object, ...],
-    by: Sequence[str],
-    project: str | None,
-    day: Callable[[Any], str],
-    beyond: Iterable[tuple[str, Leaf, Sums]],
-) -> list[UsageRow]:
-    """Rows of the roll-up `table` whose time `column` is in `period`, and what is `beyond` it, added up by `by`.
-
-    `day` makes a day of a roll-up's time; what is beyond has its day already.
-    """
-    columns = group_columns(by)
-    of_leaf = [name for name in columns if name != "day"]
-    keys = [*([f"r.{column}"] if "day" in columns else []), *(f"l.{name}" for name in of_leaf)]
-    condition, parameters = covered(project, "l.project") if project is not None else ("1=1", ())
-    tokens = ", ".join(f"'{component}'" for component in TOKEN_COMPONENTS)
-    groups: dict[tuple[str, ...], list[int]] = defaultdict(lambda: [0, 0, 0])
-    rows = (
-        tx.each(
-            f"SELECT {''.join(f'{key},' for key in keys)}"
-            f" sum({'r.tasks' if 'modality' in by else 'r.lead_tasks'}),"
-            f" sum(CASE WHEN l.component IN ({tokens}) THEN r.quantity ELSE 0 END), sum(r.nanos)"
-            f" FROM {table} r JOIN leaves l ON l.id = r.leaf_id"
-            f" WHERE r.{column} >= ? AND r.{column} < ? AND {condition}"
-            + (f" GROUP BY {', '.join(keys)}" if keys else " HAVING count(*) > 0"),
-            (*period, *parameters),
-        )
-        if table
-        else iter(())
-    )
-    days: dict[object, str] = {}
-    for *key, tasks, counted, nanos in rows:
-        told = dict(zip(of_leaf, key[-len(of_leaf) :] if of_leaf else [], strict=True))
-        if "day" in columns:
-            told["day"] = days.get(key[0]) or days.setdefault(key[0], day(key[0]))
-        add(groups[tuple([told[name] for name in columns])], (tasks, counted, nanos))
-    for when, leaf, (lead, tasks, _, quantity, nanos) in beyond:
-        if project is None or covers(project, leaf.project):
-            told = {**leaf._asdict(), "day": when}
-            counted = quantity if leaf.component in TOKEN_COMPONENTS else 0
-            group = groups[tuple([told[name] for name in columns])]
-            add(group, (tasks if "modality" in by else lead, counted, nanos))
-    return [UsageRow(key, *sums) for key, sums in sorted(groups.items())]
-
-
-def _cuts(timezone: str, start_us: int, end_us: int) -> Iterator[int]:
-    """Where the days of a zone begin in [start_us, end_us], and those two."""
-    yield from (start_us, end_us)
-    at_us = start_us
-    while at_us < end_us:
-        window = window_at("day", timezone, at_us)
-        yield window.start_us
-        at_us = window.end_us or end_us

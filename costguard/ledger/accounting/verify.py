@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from costguard.budgets import Window, is_like
-from costguard.ledger.accounting.checkpoint import Checkpoint, Digest
+from costguard.ledger.accounting.checkpoint import Checkpoint, Digest, summed
 from costguard.ledger.accounting.replay import BrokenError, Replay, is_near, window_name
 from costguard.ledger.accounting.rolling import gather, rolled
 from costguard.ledger.accounting.sql import FOREVER_US
@@ -93,8 +93,8 @@ def _check_rollups(tx: Tx, state: Checkpoint) -> None:
     if kept == state.digest:
         return
     found = gather(tx, 0, state.seq)  # all at once: this is to name what differs
-    for name, summed in (("rollups", found.days), ("slots", found.slots), ("estimates", found.estimates)):
-        expected = {(key[0], *key[1]) if name != "estimates" else key: values for key, values in summed.items()}
+    for name, rows in summed(found).items():
+        expected = dict(rows)
         for key, values in Digest.rows_of(tx, name):
             right = expected.pop(key, None)
             if right != values:
@@ -110,6 +110,8 @@ _LINKS = (
     ("alerts", "budget_id", "budgets", "id"),
     ("rollups", "leaf_id", "leaves", "id"),
     ("slots", "leaf_id", "leaves", "id"),
+    ("tagged", "leaf_id", "leaves", "id"),
+    ("tagged", "tags_id", "tagsets", "id"),
 )
 """Column of a table -> the row it names; those of the journal are followed where it is replayed."""
 

@@ -17,7 +17,7 @@ APPLICATION_ID = 0x636F7374
 SQLITE_MIN = (3, 37, 0)
 """The oldest SQLite with strict tables (and `RETURNING`)."""
 
-APPEND_ONLY = ("entries", "terms", "budget_changes", "ceiling_changes", "days")
+APPEND_ONLY = ("entries", "terms", "budget_changes", "ceiling_changes", "days", "moves")
 """Tables whose rows are never changed or removed; triggers enforce it."""
 
 # The spine. `attempts` is one possible bill: a task sent again is one more row with the same
@@ -142,14 +142,19 @@ ALTER TABLE budgets ADD COLUMN like_id INTEGER;
 # quantity, nanos, …]; `is_first`: the task was not charged before. `terms` says once what many admissions saw. Roll-ups
 # are derived, and follow the journal at some distance: `rolled` of `meta` names the last entry that is in them.
 # `leaves` names what is added up: `rollups` by day of the ledger's zone, `slots` by quarters of an hour for the days of
-# any other zone (no zone's days begin elsewhere), `estimates` what was estimated and billed. A task is looked for by
-# the end of its name: an index of whole names would be a fifth of the file.
+# any other zone (no zone's days begin elsewhere), `tagged` by day and tags, `estimates` what was estimated and billed;
+# `priced` is what was charged where our own price for it is known, `computed` that price. `refusals` counts what was
+# kept out, `moves` says what projects are called now. A task is looked for by the end of its name: an index of whole
+# names would be a fifth of the file.
 _LINES = """SELECT '[' || group_concat(json_quote(component) || ',' || json_quote(modality) || ','
   || coalesce(quantity, 'null') || ',' || nanos) || ']'
   FROM (SELECT * FROM lines WHERE charge_seq = o.seq ORDER BY n)"""
 _SAW = """SELECT '[' || group_concat(t.id || ',' || h.spent || ',' || h.held) || ']' FROM holds h JOIN terms t
   ON t.project = h.project AND t.per = h.per AND t.window_us = h.window_us AND t.window_end_us IS h.window_end_us
   AND t.limit_nanos = h.limit_nanos AND t.hard = h.hard WHERE h.attempt_id = o.attempt_id"""
+_SUMS = """lead_tasks INTEGER NOT NULL, tasks INTEGER NOT NULL, results INTEGER NOT NULL,
+  quantity INTEGER NOT NULL, nanos INTEGER NOT NULL, reasoning INTEGER NOT NULL, priced INTEGER NOT NULL,
+  computed INTEGER NOT NULL,"""
 _M7_COMPACT = f"""
 CREATE TABLE terms (
   id INTEGER PRIMARY KEY, project TEXT NOT NULL, per TEXT NOT NULL, window_us INTEGER NOT NULL, window_end_us INTEGER,
@@ -189,19 +194,28 @@ CREATE TABLE leaves (
   component TEXT NOT NULL, modality TEXT NOT NULL, basis TEXT NOT NULL,
   UNIQUE (project, model, task_type, component, modality, basis)
 ) STRICT;
-CREATE TABLE rollups (
-  day TEXT NOT NULL, leaf_id INTEGER NOT NULL, lead_tasks INTEGER NOT NULL, tasks INTEGER NOT NULL,
-  results INTEGER NOT NULL, quantity INTEGER NOT NULL, nanos INTEGER NOT NULL, PRIMARY KEY (day, leaf_id)
+CREATE TABLE rollups (day TEXT NOT NULL, leaf_id INTEGER NOT NULL, {_SUMS} PRIMARY KEY (day, leaf_id)
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE slots (
-  slot INTEGER NOT NULL, leaf_id INTEGER NOT NULL, lead_tasks INTEGER NOT NULL, tasks INTEGER NOT NULL,
-  results INTEGER NOT NULL, quantity INTEGER NOT NULL, nanos INTEGER NOT NULL, PRIMARY KEY (slot, leaf_id)
+CREATE TABLE slots (slot INTEGER NOT NULL, leaf_id INTEGER NOT NULL, {_SUMS} PRIMARY KEY (slot, leaf_id)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE tagsets (id INTEGER PRIMARY KEY, tags TEXT NOT NULL UNIQUE) STRICT;
+CREATE TABLE tagged (
+  day TEXT NOT NULL, tags_id INTEGER NOT NULL, leaf_id INTEGER NOT NULL, {_SUMS} PRIMARY KEY (day, tags_id, leaf_id)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE estimates (
   day TEXT NOT NULL, project TEXT NOT NULL, model TEXT NOT NULL, what TEXT NOT NULL, attempts INTEGER NOT NULL,
   expected INTEGER NOT NULL, upper INTEGER NOT NULL, billed INTEGER NOT NULL, over INTEGER NOT NULL,
   PRIMARY KEY (day, project, model, what)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE refusals (
+  day TEXT NOT NULL, project TEXT NOT NULL, model TEXT NOT NULL, task_type TEXT NOT NULL, budget TEXT NOT NULL,
+  per TEXT NOT NULL, reason TEXT NOT NULL, tasks INTEGER NOT NULL, expected INTEGER NOT NULL, upper INTEGER NOT NULL,
+  PRIMARY KEY (day, project, model, task_type, budget, per, reason)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE moves (
+  id INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, project TEXT NOT NULL, name TEXT NOT NULL, who TEXT NOT NULL
+) STRICT;
+CREATE INDEX entries_by_hand ON entries (at_us) WHERE basis = 'correction';
 """
 
 MIGRATIONS: tuple[tuple[str, str], ...] = (

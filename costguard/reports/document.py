@@ -6,10 +6,10 @@ In every format money is a plain decimal string in USD, an unknown stays unknown
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 Row = Mapping[str, Any]
 """One row by column key. Decimal is USD (from `money.to_usd`), int a count, float seconds, None unknown."""
@@ -41,19 +41,59 @@ class Table:
     stacked: Table | None = None
 
 
+class Heading(NamedTuple):
+    """What the parts after it are about."""
+
+    text: str
+
+
+class Point(NamedTuple):
+    """One mark of a chart: its label and amount in USD. `limit`: what it is to stay below, in USD. `is_forecast`:
+    what is expected, and `least` and `most` what it may come to.
+    """
+
+    label: str
+    value: Decimal
+    limit: Decimal | None = None
+    is_forecast: bool = False
+    least: Decimal | None = None
+    most: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A picture of `table`, which says the same in figures and stands in its place where there are no pictures.
+
+    `kind`: `bars` (shares of a whole, the largest first), `columns` (amounts over time), or `gauges` (each point
+    against its limit).
+    """
+
+    kind: Literal["bars", "columns", "gauges"]
+    title: str
+    points: Sequence[Point]
+    table: Table
+
+
+Part = str | Heading | Table | Chart
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """One answer in the three shapes that formats are made of.
 
     `record` is all of it, nested and by name, for programs. `rows` are its data, one line each, with the
     columns `keys`, for spreadsheets, without totals, so that they may be summed. `parts` are texts and tables
-    in the order that people read them; none if there is nothing to tell them.
+    in the order that people read them; none if there is nothing to tell them. `title` names the whole on a page.
+    `about` is what each of its rows must say where rows of several documents are put together (period, currency,
+    as of): formats of rows put it before them.
     """
 
     record: Mapping[str, Any]
     keys: Sequence[str]
     rows: Sequence[Row]
-    parts: Sequence[str | Table]
+    parts: Sequence[Part]
+    title: str = "costguard"
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 def usd(amount: Decimal | None) -> str:

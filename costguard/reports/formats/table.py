@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 
-from costguard.reports.document import Document, Table, usd
+from costguard.reports.document import Chart, Document, Heading, Part, Table, usd
 from costguard.reports.layout import Cells, fitted, in_blocks, in_rows
 
 FOR_PEOPLE = True
@@ -22,7 +22,19 @@ _COLUMNS = 80
 
 def write(document: Document) -> str:
     """The parts, with a blank line between."""
-    return "\n\n".join(part if isinstance(part, str) else draw(part) for part in document.parts)
+    return "\n\n".join(map(_part, document.parts))
+
+
+def _part(part: Part) -> str:
+    match part:
+        case str():
+            return part
+        case Heading():
+            return part.text
+        case Table():
+            return draw(part)
+        case Chart():
+            return draw(part.table)
 
 
 def draw(table: Table) -> str:

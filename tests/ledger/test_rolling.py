@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -18,6 +20,7 @@ from costguard.ledger.accounting import rolling, verify
 from costguard.ledger.accounting.book import Ledger
 from costguard.ledger.accounting.checkpoint import Checkpoint
 from costguard.ledger.charges import Line, read_lines, write_lines
+from costguard.ledger.engines.files import SqliteTx
 from costguard.ledger.records import Admitted, Observation, Release, Settle
 
 FIRST, END = "2026-01-01", "2028-01-01"
@@ -193,3 +196,60 @@ def test_a_checkpoint_of_another_history_is_refused(ledger: Ledger, tmp_path: Pa
     for text in ("", "{}", '{"format": 1}', '{"format": 2, "seq": 1}', "[]"):
         with pytest.raises(ConfigurationError, match="no checkpoint"):
             Checkpoint.from_json(text)
+
+
+def test_nothing_that_is_asked_of_one_task_or_of_some_rows_reads_all_of_them(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever statement is run: SQLite's plan for it has no scan of attempts or entries."""
+    asked: dict[str, int] = {}
+
+    class Watching(SqliteTx):
+        def __init__(self, connection: sqlite3.Connection) -> None:
+            super().__init__(connection)
+            run, many = self._execute, self._executemany
+
+            def execute(sql: str, parameters: Any = ()) -> Any:
+                asked[sql] = len(parameters)
+                return run(sql, parameters)
+
+            def executemany(sql: str, rows: Any) -> Any:
+                found = list(rows)
+                asked[sql] = len(found[0]) if found else sql.count("?")
+                return many(sql, found)
+
+            self._execute, self._executemany = execute, executemany
+
+    path = ledger._engine.path  # type: ignore[attr-defined]
+    monkeypatch.setattr("costguard.ledger.engines.sqlite.SqliteTx", Watching)
+    other = open_ledger(path, timezone="Europe/Berlin")
+    work(other, 30)
+    state = Checkpoint()
+    assert other.verify(state).ok
+    work(other, 30, 30)
+    assert other.verify(Checkpoint.from_json(state.to_json())).ok
+    uuid = str(UUID(int=59))
+    other.task(uuid)
+    other.attempts(uuid)
+    other.spellings([uuid])
+    other.observe(NOW_US, Observation(uuid, (), whole=True, settled_all=True, taken=True))
+    other.release_unknown(NOW_US, uuid, 0, "unknown")
+    other.open_attempts("acme")
+    other.unconfirmed(NOW_US)
+    other.to_ask_again(NOW_US)
+    other.mean_completion("acme/1", "m1", NOW_US)
+    other.verify()
+    other.close()
+    connection = sqlite3.connect(path)
+    plans = {}
+    for sql, parameters in asked.items():
+        if sql.startswith(("SELECT", "UPDATE", "DELETE", "INSERT")):
+            rows = connection.execute(f"EXPLAIN QUERY PLAN {sql}", (0,) * parameters).fetchall()
+            plans[sql] = [row[3] for row in rows]
+    connection.close()
+    assert len(plans) > 40
+    whole = {"SELECT count(*) FROM attempts"}
+    for sql, plan in plans.items():
+        growing = {"attempts", "entries", *re.findall(r"(?:attempts|entries|charges) (\w+)", sql)}
+        scans = [step for step in plan if step.startswith("SCAN") and step.split()[1] in growing]
+        assert not scans or sql in whole, (sql, plan)

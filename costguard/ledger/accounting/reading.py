@@ -9,9 +9,10 @@ from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 from costguard.budgets import ALL_TIME, Budget, Window, window_at
-from costguard.errors import CostguardError, LedgerError
+from costguard.errors import CostguardError
 from costguard.ledger.accounting.results import Booked
 from costguard.ledger.accounting.sql import (
+    CHARGES_OF_TASK,
     OF_TASK,
     STANDING,
     admitted_in,
@@ -19,10 +20,11 @@ from costguard.ledger.accounting.sql import (
     charged_and_held,
     covered,
     marks,
+    not_whole,
     of_task,
 )
 from costguard.ledger.charges import Charge, read_lines
-from costguard.ledger.engine import Engine, Tx
+from costguard.ledger.engine import Engine, Steps, Tx, Write, run
 from costguard.ledger.owner import Owner, is_dead
 from costguard.ledger.records import Balance, TaskRow
 from costguard.money import sum_known
@@ -105,24 +107,26 @@ class Reading:
 
     def _read(self, op: Callable[[Tx], T]) -> T:
         """Run `op` on one snapshot."""
-        return self._whole(self._engine.read, op, (*_UNFIT, TypeError))
+        try:
+            return self._engine.read(op)
+        except CostguardError:
+            raise
+        except (*_UNFIT, TypeError) as error:
+            raise not_whole(error) from error
 
     def _write(self, op: Callable[[Tx], T]) -> T:
         """Run `op` in one transaction."""
-        return self._whole(self._engine.write, op, _UNFIT)  # a TypeError is of what a caller wants to write
+        return run(self._writing(op))
 
-    @staticmethod
-    def _whole(run: Callable[[Callable[[Tx], T]], T], op: Callable[[Tx], T], unfit: tuple[type[Exception], ...]) -> T:
-        """`run(op)`; rows that do not fit together, or cannot be read as what they are, are the ledger's error."""
+    def _writing(self, op: Callable[[Tx], T]) -> Steps[T]:
+        """The steps of `_write`."""
         try:
-            return run(op)
+            value: T = yield Write(self._engine, op)
         except CostguardError:
             raise
-        except unfit as error:
-            raise LedgerError(
-                f"the ledger's rows do not fit together ({type(error).__name__}: {error}): its file is damaged; restore"
-                " a backup, and run `costguard verify`"
-            ) from error
+        except _UNFIT as error:  # a TypeError is of what a caller wants to write
+            raise not_whole(error) from error
+        return value
 
     def ceilings(self) -> dict[str, int]:
         """All ceilings: model or task type -> nano-USD per result."""
@@ -270,8 +274,7 @@ class Reading:
     def _task(self, tx: Tx, task_uuid: str) -> TaskRow:
         attempts = self._derive(tx, self._attempts(tx, task_uuid))
         charges = tx.all(
-            "SELECT c.basis, c.odd, c.nanos FROM charges c JOIN attempts a ON a.id = c.attempt_id"
-            f" WHERE {OF_TASK} AND {STANDING} ORDER BY c.seq",
+            f"SELECT c.basis, c.odd, c.nanos FROM {CHARGES_OF_TASK} AND {STANDING} ORDER BY c.seq",
             of_task(task_uuid),
         )
         first = attempts[0]
@@ -305,8 +308,7 @@ class Reading:
         """The results charged for a task, as they stand: without what was replaced, and without corrections."""
         rows = tx.all(
             "SELECT c.seq, c.attempt_id, coalesce(c.result_key, ''), c.nanos, c.basis, c.direct"
-            " FROM attempts a JOIN charges c ON c.attempt_id = a.id"
-            f" WHERE {OF_TASK} AND c.basis <> 'correction' AND {STANDING} ORDER BY c.seq",
+            f" FROM {CHARGES_OF_TASK} AND c.basis <> 'correction' AND {STANDING} ORDER BY c.seq",
             of_task(task_uuid),
         )
         return [Booked._make((*row[:-1], bool(row[-1]))) for row in rows]

@@ -27,17 +27,22 @@ def window_name(window: Window) -> str:
 
 
 _ATTEMPTS = (
-    "SELECT a.id, coalesce(a.upper, 0), a.held, a.charged, a.status, a.seen, a.at_us, a.day, a.owner_id, h.held,"
-    " h.held + coalesce(sum(e.held), 0), coalesce(sum(e.spent), 0),"
+    "SELECT a.id, coalesce(a.upper, 0), a.held, a.charged, a.status, a.seen, a.at_us, a.day, a.owner_id, {0},"
+    " {0} + coalesce(sum(e.held), 0), coalesce(sum(e.spent), 0),"
     " coalesce(sum(CASE WHEN e.kind = 'charge' THEN 1 ELSE 0 END), 0), coalesce(sum(e.results), 0)"
-    " FROM entries h JOIN attempts a ON a.id = h.attempt_id"
-    " LEFT JOIN entries e ON e.attempt_id = a.id AND e.kind <> 'hold'"
-    " WHERE h.kind = 'hold' AND {} GROUP BY h.seq"
+    " FROM {1} LEFT JOIN entries e ON e.attempt_id = a.id AND e.kind <> 'hold' WHERE {2}"
 )
+_HELD = _ATTEMPTS.format(
+    "h.held",
+    "entries h CROSS JOIN attempts a",
+    "a.id = h.attempt_id AND h.kind = 'hold' AND h.seq > ? AND h.seq <= ? GROUP BY h.seq",
+)
+_HELD_BEFORE = _ATTEMPTS.format("coalesce(a.upper, 0)", "attempts a", "a.id = ? GROUP BY a.id")
+"""Of an attempt whose first entry was seen by an earlier run."""
 _FIRST = (
     "SELECT c.seq FROM entries c JOIN attempts a ON a.id = c.attempt_id WHERE c.seq > ? AND c.seq <= ?"
-    " AND c.is_first = 1 AND EXISTS (SELECT 1 FROM attempts b JOIN entries e ON e.attempt_id = b.id"
-    f" AND e.kind <> 'hold' AND e.kind = 'charge' AND e.seq < c.seq WHERE substr(b.task_uuid, -{NAME_CHARS})"
+    " AND c.is_first = 1 AND EXISTS (SELECT 1 FROM attempts b CROSS JOIN entries e WHERE e.attempt_id = b.id"
+    f" AND e.kind <> 'hold' AND e.kind = 'charge' AND e.seq < c.seq AND substr(b.task_uuid, -{NAME_CHARS})"
     f" = substr(a.task_uuid, -{NAME_CHARS}) AND b.task_uuid = a.task_uuid)"
 )
 
@@ -87,7 +92,7 @@ class Replay:
         """Look at the entries after the state's, up to `until`."""
         state, tx = self._state, self._tx
         first = state.seq
-        self._attempts("h.seq > ? AND h.seq <= ?", (first, until))
+        self._attempts(_HELD, (first, until))
         for seq, attempt_id, kind, held, spent, saw, basis, lines, replaces, project, at_us in tx.each(
             "SELECT e.seq, e.attempt_id, e.kind, e.held, e.spent, e.saw, e.basis, e.lines, e.replaces, a.project,"
             " a.at_us FROM entries e LEFT JOIN attempts a ON a.id = e.attempt_id WHERE e.seq > ? AND e.seq <= ?"
@@ -103,7 +108,7 @@ class Replay:
                 state.holds += 1
                 self._admission(attempt_id, at_us, held, saw)
             elif attempt_id <= state.since:
-                self._attempts("a.id = ?", (attempt_id,))
+                self._attempts(_HELD_BEFORE, (attempt_id,))
             if kind == "charge":
                 self._charge(seq, attempt_id, spent, basis, lines, replaces)
             elif spent:
@@ -157,12 +162,12 @@ class Replay:
                 raise BrokenError(f"charges: charge {replaces} is taken back {times[0]} times")
         self._state.count("charges")
 
-    def _attempts(self, condition: str, parameters: tuple[int, ...]) -> None:
+    def _attempts(self, sql: str, parameters: tuple[int, ...]) -> None:
         """An attempt's held and charged money is the sum of its entries, the first of which holds its worst case."""
         for (
             attempt_id, upper, held, charged, status, seen, at_us, day, owner_id, first, held_sum, spent_sum, charges,
             results,
-        ) in self._tx.each(_ATTEMPTS.format(condition), parameters):  # fmt: skip
+        ) in self._tx.each(sql, parameters):  # fmt: skip
             where = f"journal: attempt {attempt_id}"
             if (held, charged) != (held_sum, spent_sum):
                 raise BrokenError(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from costguard.budgets import day_of
 from costguard.ledger.accounting.comparing import Estimated, compare
-from costguard.ledger.accounting.sql import OF_TASK, marks, of_task
+from costguard.ledger.accounting.sql import CHARGES_OF_TASK, FOREVER_US, marks, of_task
 from costguard.ledger.charges import Line, read_lines
 from costguard.ledger.engine import Tx
 
@@ -49,7 +49,7 @@ class Entry(NamedTuple):
     results: int
     replaces: int | None
     is_first: int | None
-    lines: str | None
+    lines: list[Line]
     reasoning: int | None
     computed: int | None
     task_uuid: str
@@ -63,6 +63,10 @@ class Entry(NamedTuple):
     expected: int | None
     upper: int | None
     estimate: str
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    return Entry._make((*row[:9], read_lines(row[9]), *row[10:]))
 
 
 class Leaf(NamedTuple):
@@ -95,15 +99,21 @@ class Gathered:
         self.estimates: dict[tuple[str, str, str, str], Sums] = {}
 
 
-def gather(tx: Tx, after: int, until: int) -> Gathered:
-    """The sums of the entries in (after, until], by their numbers."""
+def beyond(tx: Tx, *, estimates: bool = False) -> Gathered:
+    """What the journal has beyond the roll-ups: with it, no report is behind."""
+    return gather(tx, rolled(tx), FOREVER_US, estimates=estimates)
+
+
+def gather(tx: Tx, after: int, until: int, *, estimates: bool = True) -> Gathered:
+    """The sums of the entries in (after, until], by their numbers; `estimates`: with what was estimated."""
     found = Gathered()
     together: dict[tuple[str, int, str, Leaf], Sums] = {}
     of_attempts: dict[int, list[Entry]] = {}
     source = "entries c JOIN attempts a ON a.id = c.attempt_id"
     for row in tx.each(_ENTRIES.format(source, "c.seq > ? AND c.seq <= ?"), (after, until)):
-        entry = Entry(*row)
-        of_attempts.setdefault(entry.attempt_id, []).append(entry)
+        entry = _entry(row)
+        if estimates:
+            of_attempts.setdefault(entry.attempt_id, []).append(entry)
         if entry.kind == "charge":
             _add_leaves(tx, together, (entry.day, entry.at_us // SLOT_US, entry.tags), entry)
     for (day, slot, tags, leaf), sums in together.items():
@@ -114,7 +124,7 @@ def gather(tx: Tx, after: int, until: int) -> Gathered:
     for attempt_id, entries in of_attempts.items():
         if not entries[0].is_first:
             earlier = _ENTRIES.format(source, "c.attempt_id = ? AND c.seq <= ?")
-            before = [Entry(*row) for row in tx.each(earlier, (attempt_id, after))]
+            before = [_entry(row) for row in tx.each(earlier, (attempt_id, after))]
             _add_compared(found.estimates, before, -1)
             entries[:0] = before
         _add_compared(found.estimates, entries, 1)
@@ -127,7 +137,7 @@ def gather_times(tx: Tx, start_us: int, end_us: int, timezone: str) -> dict[tupl
     source = "attempts a JOIN entries c ON c.attempt_id = a.id"
     condition = "c.kind = 'charge' AND a.at_us >= ? AND a.at_us < ?"
     for row in tx.each(_ENTRIES.format(source, condition), (start_us, end_us)):
-        entry = Entry(*row)
+        entry = _entry(row)
         _add_leaves(tx, together, (day_of(timezone, entry.at_us), entry.tags), entry)
     return together
 
@@ -137,7 +147,7 @@ def _add_leaves(tx: Tx, found: dict[Any, Sums], when: tuple[object, ...], entry:
     known = None if entry.is_first else _known_before(tx, entry)
     results, lead = entry.results, int(not known)
     reasoning, computed = entry.reasoning, entry.computed
-    for component, modality, quantity, nanos in read_lines(entry.lines) or (_NOTHING_BILLED,):
+    for component, modality, quantity, nanos in entry.lines or (_NOTHING_BILLED,):
         key = (*when, Leaf(entry.project, entry.model, entry.task_type, component, modality, entry.basis))
         sums = found.get(key)
         if sums is None:
@@ -160,8 +170,7 @@ def _add_leaves(tx: Tx, found: dict[Any, Sums], when: tuple[object, ...], entry:
 def _known_before(tx: Tx, entry: Entry) -> set[tuple[str, str]]:
     """The lines (component and modality) of what the task was charged before for this project and model."""
     rows = tx.all(
-        f"SELECT c.lines FROM attempts a JOIN charges c ON c.attempt_id = a.id WHERE {OF_TASK}"
-        " AND c.seq < ? AND a.project = ? AND a.model = ?",
+        f"SELECT c.lines FROM {CHARGES_OF_TASK} AND c.seq < ? AND a.project = ? AND a.model = ?",
         (*of_task(entry.task_uuid), entry.seq, entry.project, entry.model),
     )
     return {line[:2] for (lines,) in rows for line in read_lines(lines) or (_NOTHING_BILLED,)}
@@ -195,7 +204,7 @@ def _add_compared(found: dict[tuple[str, str, str, str], Sums], entries: Sequenc
         return
     seen = sum([entry.results for entry in charges])
     estimated = Estimated(first.asked, seen, first.expected, first.upper, first.estimate)
-    told = [(entry.basis, entry.nanos, read_lines(entry.lines)) for entry in standing]
+    told = [(entry.basis, entry.nanos, entry.lines) for entry in standing]
     for what, expected, upper, billed in compare(estimated, told):
         sums = found.setdefault((first.day, first.project, first.model, what), [0, 0, 0, 0, 0])
         sums[0] += sign

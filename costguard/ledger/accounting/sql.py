@@ -1,10 +1,11 @@
-"""Pieces of SQL that several parts of the accounting are made of."""
+"""Pieces of SQL that several parts of the accounting are made of, and what is said of rows that are not whole."""
 
 from __future__ import annotations
 
 import functools
 
 from costguard.budgets import Window
+from costguard.errors import LedgerError
 from costguard.ledger.engine import Tx
 
 FOREVER_US = 2**63 - 1
@@ -26,13 +27,22 @@ def marks(count: int) -> str:
 NAME_CHARS = 8
 """How much of a task's name its index knows: the last characters."""
 
-OF_TASK = f"substr(task_uuid, -{NAME_CHARS}) = ? AND task_uuid = ?"
-"""SQL condition: an attempt is of a task; its parameters are `of_task`."""
+OF_TASK = f"substr(task_uuid, -{NAME_CHARS}) = ? AND task_uuid BETWEEN ? AND ?"
+"""SQL condition: an attempt is of a task; its parameters are `of_task`.
+
+Not `task_uuid = ?`: SQLite would put that constant into the function, and have no use for the index then.
+"""
+
+CHARGES_OF_TASK = f"attempts a CROSS JOIN charges c WHERE {OF_TASK} AND c.attempt_id = a.id"
+"""SQL source and condition: the attempts `a` of a task with their charges `c`, parameters as for `OF_TASK`.
+
+A cross join is taken in the order in which it is written: SQLite would begin with all charges.
+"""
 
 
-def of_task(task_uuid: str) -> tuple[str, str]:
+def of_task(task_uuid: str) -> tuple[str, str, str]:
     """The parameters of `OF_TASK`."""
-    return task_uuid[-NAME_CHARS:], task_uuid
+    return task_uuid[-NAME_CHARS:], task_uuid, task_uuid
 
 
 def covered(project: str, column: str = "project") -> tuple[str, tuple[str, ...]]:
@@ -63,3 +73,11 @@ def charged_and_held(tx: Tx, project: str, window: Window) -> tuple[int, int]:
         (*projects, *times),
     )
     return (row[0], row[1]) if row else (0, 0)
+
+
+def not_whole(error: Exception) -> LedgerError:
+    """Rows that do not fit together, or cannot be read as what they are, are the ledger's error."""
+    return LedgerError(
+        f"the ledger's rows do not fit together ({type(error).__name__}: {error}): its file is damaged; restore"
+        " a backup, and run `costguard verify`"
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from decimal import MAX_PREC, ROUND_HALF_EVEN, Context, Decimal, Inexact, InvalidOperation
+from decimal import MAX_PREC, Context, Decimal, Inexact, InvalidOperation
 
 from costguard.errors import ConfigurationError
 
@@ -17,7 +17,7 @@ _NANO = Decimal((0, (1,), -9))
 
 # Contexts of our own: the program's may have any precision, and would round silently.
 _EXACT = Context(prec=80, traps=[InvalidOperation, Inexact])
-_ROUNDED = Context(prec=MAX_PREC, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation])
+_EXACT_PRODUCT = Context(prec=MAX_PREC, traps=[InvalidOperation])
 _NANOS = Decimal(NANOS)
 
 
@@ -73,4 +73,4 @@ def sum_known(amounts: Iterable[int | None]) -> int | None:
 
 def from_provider(value: Decimal) -> int:
     """A provider's finite figure in USD, rounded half-even to a nano-dollar."""
-    return int(_ROUNDED.to_integral_value(_ROUNDED.multiply(value, _NANOS)))
+    return round(_EXACT_PRODUCT.multiply(value, _NANOS))

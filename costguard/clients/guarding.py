@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from costguard.errors import InvalidRequest
 from costguard.exchange.effects import Call, Claim
 from costguard.exchange.flow import Desk
 from costguard.refusals import BudgetExceeded, UnpricedTask
+
+R = TypeVar("R")
 
 OPTIONS = "costguard"
 """Key of our entry beside a request (options) and beside its response (the receipt)."""
@@ -50,11 +52,15 @@ in_hand: ContextVar[Hand | None] = ContextVar("costguard_in_hand", default=None)
 
 
 def call_of(
-    guard: Guarding, request: object, address: Callable[[], tuple[str, int | None, str]], options: Callable[[], object]
+    guard: Guarding,
+    request: R,
+    address: Callable[[R], tuple[str, int | None, str]],
+    options: Callable[[R], object],
 ) -> Call | None:
     """What the guard needs to know of a POST; None for what it does not look at.
 
-    `address` gives host (as `normal_host` does), port (None for the scheme's own) and path.
+    `address` gives the request's host (as `normal_host` does), port (None for the scheme's own) and path, `options`
+    what the caller laid beside it.
     """
     hand = in_hand.get()
     if hand is not None and hand.guard is guard and hand.request is request:
@@ -62,8 +68,8 @@ def call_of(
             hand.is_used = True
             return None
         hand.is_retried = True
-    host, port, path = address()
+    host, port, path = address(request)
     claim = guard.claim(host, port, path)
     if claim is None or (guard.is_off and not claim.dialects):
         return None
-    return Call(host if port is None else f"{host}:{port}", path, claim, options())
+    return Call(host if port is None else f"{host}:{port}", path, claim, options(request))

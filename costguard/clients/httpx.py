@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from types import ModuleType
 from typing import Any, TypeVar
 
-from costguard.clients.guarding import OPTIONS, Guarding, Hand, call_of, in_hand
+from costguard.clients.guarding import Guarding, Hand, call_of, in_hand
 from costguard.clients.httpx_messages import (
     address,
     another,
@@ -17,6 +17,7 @@ from costguard.clients.httpx_messages import (
     is_never_sent,
     is_readable,
     module_of,
+    options,
     plain_body,
     read_already,
     replace_body,
@@ -378,7 +379,7 @@ class _AsyncListening(_Listening):
             self._is_over = True
             hearing, cut = self._hearing, self._cut
             try:
-                await self._guard.offload(lambda: hearing.end(cut))
+                await self._guard.offload(lambda: hearing.ending(cut))
             except Interrupted as interrupted:
                 raise interrupted.cancellation from None
 
@@ -393,4 +394,4 @@ def _call(guard: Guarding, request: Any) -> Call | None:
     """What the guard needs to know of a request; None for what it does not look at."""
     if request.method != "POST":
         return None
-    return call_of(guard, request, lambda: address(request), lambda: request.extensions.get(OPTIONS))
+    return call_of(guard, request, address, options)

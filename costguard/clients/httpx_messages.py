@@ -57,6 +57,11 @@ def address(request: Any) -> tuple[str, int | None, str]:
     return normal_host(url.raw_host.decode("ascii")), url.port, url.raw_path.partition(b"?")[0].decode("ascii")
 
 
+def options(request: Any) -> object:
+    """What the caller laid beside a request, or None."""
+    return request.extensions.get(OPTIONS)
+
+
 def header(message: Any, name: bytes) -> str:
     """A header's value up to its parameters, in lower case; "" if it is not there.
 

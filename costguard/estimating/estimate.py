@@ -141,11 +141,14 @@ def estimate(
 
 def _cost(price: Price, prompt: Mapping[str, Count], completion: Count, context_tokens: int) -> tuple[int, int]:
     """(expected, worst) nano-USD of one result, without fees."""
-    upper = price.worst_nanos({m: n.upper for m, n in prompt.items() if n.upper}, completion.upper, context_tokens)
-    likely = {m: n.expected for m, n in prompt.items() if n.expected}
+    likely, most = {}, {}
+    for modality, (expected, upper) in prompt.items():
+        if upper:  # without it nothing is expected either
+            likely[modality], most[modality] = expected, upper
+    worst = price.worst_nanos(most, completion.upper, context_tokens)
     if sum(likely.values()) > context_tokens:
-        return price.worst_nanos(likely, completion.expected, context_tokens), upper
-    return price.nanos(likely, completion.expected), upper
+        return price.worst_nanos(likely, completion.expected, context_tokens), worst
+    return price.nanos(likely, completion.expected), worst
 
 
 def _prompt(

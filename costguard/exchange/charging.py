@@ -46,14 +46,15 @@ def _read(
 ) -> list[_Result]:
     """The results with what each is charged; none if nothing is known of any."""
     parts = [_Result(figures, price, prompt_expected) for figures in items]
-    known = [part.nanos for part in parts if part.nanos is not None]
-    assumed, source = expected_nanos, "charged as expected"
-    if assumed is None:
-        assumed, source = max(known, default=None), "charged as its dearest sibling"
-    if assumed is None:
-        return []
-    for part in parts:
-        if part.nanos is None:
+    unknown = [part for part in parts if part.nanos is None]
+    if unknown:
+        assumed, source = expected_nanos, "charged as expected"
+        if assumed is None:
+            known = [part.nanos for part in parts if part.nanos is not None]
+            assumed, source = max(known, default=None), "charged as its dearest sibling"
+        if assumed is None:
+            return []
+        for part in unknown:
             part.assume(assumed, source)
     return parts
 
@@ -71,7 +72,7 @@ def _charge(part: _Result) -> Charge:
     return Charge(
         part.nanos or 0,
         part.basis,
-        tuple([line for line in lines if line.nanos or line.quantity]),
+        tuple(lines),
         figures.cost,
         figures.total,
         part.computed,
@@ -95,7 +96,6 @@ class _Result:
         "basis",
         "cache_reading",
         "computed",
-        "features",
         "figures",
         "lines",
         "nanos",
@@ -112,18 +112,13 @@ class _Result:
         self.basis: Basis = "assumed"
         self.lines: list[Line] = []
         self.cache_reading: CacheReading | None = None
-        self.features = [
-            line
-            for line in figures.rest or ()
-            if (line.nanos or line.quantity) and line.component.startswith("feature:")
-        ]
         if figures.total is not None:
             self.basis = "breakdown"
             self._itemize(figures.total)
         elif figures.cost is not None:
             self.basis = "cost"
             self.nanos = figures.cost
-            self.lines.append(Line("unitemized", "", figures.total_tokens, figures.cost))
+            self.lines = self._unitemized(figures.cost)
         self.computed: int | None = None
         self.price_id: str | None = None
         if price is not None and figures.completion_tokens is not None:
@@ -132,8 +127,12 @@ class _Result:
     def assume(self, nanos: int, source: str) -> None:
         """Nothing usable was said: charge `nanos`."""
         self.nanos = nanos
-        self.lines = [Line("unitemized", "", self.figures.total_tokens, nanos)]
+        self.lines = self._unitemized(nanos)
         self.notes.append(f"no usable figure: {source}")
+
+    def _unitemized(self, nanos: int) -> list[Line]:
+        tokens = self.figures.total_tokens
+        return [Line("unitemized", "", tokens, nanos)] if nanos or tokens else []
 
     def _odd(self, note: str) -> None:
         self.odd = True
@@ -150,7 +149,7 @@ class _Result:
             unexplained = self.nanos - total
         rest = figures.rest
         if rest is None or not (rest or figures.prompt or figures.cache):
-            self.lines.append(Line("unitemized", "", figures.total_tokens, total))
+            self.lines = self._unitemized(total)
         else:
             self.lines = self._with_cache(total, rest)
             gap = total - sum([line.nanos for line in self.lines])
@@ -214,7 +213,11 @@ class _Result:
                 for modality, tokens in added.items():
                     prompt[modality] = prompt.get(modality, 0) + tokens
                 cached = added
-            features = {line.component.removeprefix("feature:"): line.quantity or 0 for line in self.features}
+            features = {
+                line.component.removeprefix("feature:"): line.quantity or 0
+                for line in figures.rest or ()
+                if (line.nanos or line.quantity) and line.component.startswith("feature:")
+            }
             if not all(features.values()):
                 return  # billed uses of a feature that are not counted
             if self.nanos is not None and not cached and not features:

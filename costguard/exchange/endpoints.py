@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -71,6 +72,7 @@ class Endpoints:
         return Claim(tuple(candidates), False, unmetered) if candidates or unmetered else None
 
 
+@lru_cache(maxsize=CLAIMS_MAX)
 def normal_host(host: str) -> str:
     """A host's one spelling: lower case, punycode, no brackets, no trailing dot."""
     host = host.strip("[]").rstrip(".").lower()

@@ -191,11 +191,14 @@ class Price:
         is no whole number of nano-dollars a token, one nano-dollar is added for each line it can make.
         ConfigurationError as for `cost`, but the bounds themselves may be of any size.
         """
+        present = []
         for modality, tokens in prompt_upper.items():
             if type(tokens) is not int or tokens < 0:
                 _refuse_count(f"prompt_upper[{modality!r}]", tokens)
-            if tokens and modality not in self.tiers[0].prompt:
-                self._refuse_modality(modality)
+            if tokens:
+                if modality not in self.tiers[0].prompt:
+                    self._refuse_modality(modality)
+                present.append(modality)
         if type(completion) is not int or not 0 <= completion <= COUNT_MAX:
             _refuse_count("completion", completion)
         if type(context_tokens) is not int or not 0 <= context_tokens <= COUNT_MAX:
@@ -208,13 +211,11 @@ class Price:
                 break
             last = number + 1 == len(self.tiers)
             room = reach if last else min(reach, self.tiers[number + 1].above_prompt_tokens)
+            rates = tier.prompt
             product = 0
             lines_rounded = 0
-            dearest_first = sorted(
-                ((tier.prompt[modality], modality) for modality, tokens in prompt_upper.items() if tokens),
-                reverse=True,
-            )
-            for rate, modality in dearest_first:
+            for modality in sorted(present, key=rates.__getitem__, reverse=True):
+                rate = rates[modality]
                 taken = min(room, prompt_upper[modality])
                 room -= taken
                 product += rate * taken

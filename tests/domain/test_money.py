@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decimal import Decimal, localcontext
+from decimal import ROUND_UP, Decimal, localcontext
 
 import pytest
 from hypothesis import given
@@ -101,7 +101,8 @@ def test_halves_of_a_nano_dollar_go_to_the_even_one(figure: str, amount: int) ->
     assert from_provider(Decimal(figure)) == amount
 
 
-def test_a_provider_s_figure_is_read_whatever_the_precision_of_the_program() -> None:
+def test_a_provider_s_figure_is_read_whatever_the_precision_and_the_rounding_of_the_program() -> None:
     with localcontext() as context:
-        context.prec = 3
+        context.prec, context.rounding = 3, ROUND_UP
         assert from_provider(Decimal("999999.123456789")) == 999_999_123_456_789
+        assert from_provider(Decimal("999999.1234567891")) == 999_999_123_456_789

@@ -23,6 +23,7 @@ from costguard.wire.runware.tellings import (
 )
 
 _NAME_CHARS = 60
+_ZERO, _FIGURE_MAX = Decimal(0), Decimal(FIGURE_MAX)
 
 
 class Told(NamedTuple):
@@ -99,12 +100,13 @@ class _Reading:
         """A leaf is there and does not tell its cost."""
         self.prompt: list[Line] = []
         self.cache: list[Line] = []
-        usage = self._object(told.usage, "usage") if told.usage is not None else {}
-        breakdown = self._object(usage.get("costBreakdown"), "costBreakdown") if usage else usage
-        tokens = self._object(breakdown.get("tokens"), "costBreakdown.tokens") if breakdown else breakdown
+        usage = self._object(told.usage, "usage")
+        breakdown = self._object(usage.get("costBreakdown"), "costBreakdown")
+        tokens = self._object(breakdown.get("tokens"), "costBreakdown.tokens")
         self.cost = self._amount(told.cost, "cost")
-        if usage.get("cost") is not None:
-            self._read_cost(usage["cost"])
+        within = self._amount(usage.get("cost"), "usage.cost")
+        if within is not None and (self.cost is None or within > self.cost):
+            self.cost = within  # some models tell the cost within the usage: of two the larger
         self.total = self._amount(breakdown.get("total"), "costBreakdown.total")
         self._read_counts(usage, tokens)
         self.rest = self._read_leaves(breakdown, tokens) if breakdown else None
@@ -150,12 +152,6 @@ class _Reading:
         if nanos is None:
             self._odd(f"{' '.join(filter(None, where))} is unusable")
         return nanos
-
-    def _read_cost(self, within: Any) -> None:
-        """Some models tell the cost within the usage. Of two the larger."""
-        nanos = self._amount(within, "usage.cost")
-        if nanos is not None and (self.cost is None or nanos > self.cost):
-            self.cost = nanos
 
     def _count(self, value: Any, *where: str) -> int | None:
         """A count from 0 to `COUNT_MAX` (74.0 and "74" are one); None if it is absent or unusable."""
@@ -254,9 +250,8 @@ class _Reading:
             return [self._leaf(node, component, "", "billableTokens")]
         if not isinstance(modalities, list):
             raise _UnreadableLeafError(f"{component}.modalities")
-        if _usable_nanos(node.get("cost")) is not None and not any(
-            isinstance(leaf, dict) and leaf.get("cost") is not None for leaf in modalities
-        ):
+        priced = [leaf for leaf in modalities if isinstance(leaf, dict) and leaf.get("cost") is not None]
+        if not priced and _usable_nanos(node.get("cost")) is not None:
             # The cost is told of the group alone.
             name = _name(modalities[0].get("modality")).upper() if _is_single(modalities) else ""
             return [self._leaf(node, component, name, "billableTokens")]
@@ -307,11 +302,12 @@ def _is_single(modalities: list[Any]) -> bool:
 
 def _usable_nanos(value: Any) -> int | None:
     """Nano-dollars of a figure in USD from 0 to `FIGURE_MAX`; None for anything else."""
-    if type(value) is str:
-        value = number(value)
-    if type(value) is Decimal:
-        return from_provider(value) if value.is_finite() and 0 <= value <= FIGURE_MAX else None
-    return value * NANOS if type(value) is int and 0 <= value <= FIGURE_MAX else None
+    kind = type(value)
+    if kind is Decimal:
+        return from_provider(value) if value.is_finite() and _ZERO <= value <= _FIGURE_MAX else None
+    if kind is int:
+        return value * NANOS if 0 <= value <= FIGURE_MAX else None
+    return _usable_nanos(number(value)) if kind is str else None
 
 
 def _usable_count(value: Any) -> int | None:

@@ -13,7 +13,7 @@ from costguard.tasks import Delivery, Prompt, Task, canonical
 from costguard.wire import strict
 from costguard.wire.dialect import Named, NotTasks
 from costguard.wire.runware.names import NAME_CHARS_MAX, stored_name, task_name
-from costguard.wire.runware.prompt import read_prompt
+from costguard.wire.runware.prompt import OBJECT, read_prompt
 
 FREE_TASK_TYPES = frozenset(
     {"getResponse", "getTaskDetails", "accountManagement", "modelSearch", "mediaStorage", "authentication"}
@@ -160,7 +160,7 @@ def _with_added(body: bytes, raw: dict[str, Any], fields: int) -> bytes:
     # `true`, or a UUID made here: nothing in them is to be escaped.
     added = [f',"{k}":true' if v is True else f',"{k}":"{v}"' for k, v in islice(raw.items(), fields, None)]
     end = body.rindex(b"}")
-    return b"%b%b%b" % (body[:end], "".join(added).encode(), body[end:])
+    return b"".join((body[:end], "".join(added).encode(), body[end:]))
 
 
 def from_dict(task: Mapping[str, Any]) -> Task:
@@ -210,7 +210,7 @@ def _read_task(raw: dict[str, Any], where: str) -> Task:
     results = _whole(raw.get("numberResults"), RESULTS_MAX, where, "numberResults")
     max_tokens = _whole(raw.get("maxTokens"), MAX_TOKENS_MAX, where, "maxTokens")
     settings = raw.get("settings")
-    if isinstance(settings, Mapping):
+    if isinstance(settings, OBJECT):
         allowed = _whole(settings.get("maxTokens"), MAX_TOKENS_MAX, where, "settings.maxTokens")
         if allowed is not None and (max_tokens is None or allowed > max_tokens):
             max_tokens = allowed  # of two allowances the larger: it is unknown which one is obeyed
@@ -271,13 +271,14 @@ def _refuse_element(elements: list[Any], index: int) -> NoReturn:
 
 
 def _check_name(value: Any, where: str, key: str) -> None:
+    if stored_name(value):
+        return
     if not isinstance(value, str):
         raise strict.invalid(f"{where}: {key}: expected a text, found {_kind(value)}")
-    if not stored_name(value):
-        raise strict.invalid(
-            f"{where}: {key}: expected 1 to {NAME_CHARS_MAX} printable characters, found {len(value)} characters:"
-            f" {value[:40]!a}"
-        )
+    raise strict.invalid(
+        f"{where}: {key}: expected 1 to {NAME_CHARS_MAX} printable characters, found {len(value)} characters:"
+        f" {value[:40]!a}"
+    )
 
 
 def _whole(value: Any, most: int, where: str, key: str) -> int | None:

@@ -310,6 +310,11 @@ def month_days(month: str) -> tuple[str, str]:
     return first.isoformat(), following.isoformat()
 
 
+def first_instant(timezone: str, day: date) -> int:
+    """When a day begins in a zone: the first instant at which its clocks show that date or a later one."""
+    return _first_instant(timezone, day)
+
+
 def _month(month: str) -> tuple[date, date]:
     match = _MONTH.fullmatch(month) if isinstance(month, str) else None
     if match is None:

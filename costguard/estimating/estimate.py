@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from costguard import money
+from costguard import money, rows
 from costguard.errors import ConfigurationError
 from costguard.estimating import tokens
 from costguard.estimating.counts import Count
@@ -24,6 +24,9 @@ TEXT_INFERENCE = "textInference"
 
 _NOTHING = dict.fromkeys(MODALITIES, Count(0, 0))
 _NO_MEDIA = MediaCount(_NOTHING, (), {})
+
+
+_TITLES = {"what": "What", "expected": "Expected", "upper": "Upper", "unit": "Unit"}
 
 
 class Estimate(NamedTuple):
@@ -68,6 +71,20 @@ class Estimate(NamedTuple):
         if self.teaches:
             counts.append(f'"media": {json.dumps(self.teaches)}')
         return f"{{{', '.join(counts)}}}"
+
+    def to_frame(self, library: str | None = None) -> Any:
+        """A DataFrame of `what`, `expected`, `upper` and `unit`: see `costguard.rows.to_frame`."""
+        return rows.to_frame(list(_TITLES), self._rows(), library)
+
+    def _repr_html_(self) -> str:
+        """Tokens per result and what all results cost, as notebooks show them."""
+        return rows.to_html({**_TITLES, "what": self.model}, self._rows())
+
+    def _rows(self) -> list[dict[str, Any]]:
+        counts = {**{modality: count for modality, count in self.prompt.items() if count.upper},
+                  **({"completion": self.completion} if self.completion.upper else {})}  # fmt: skip
+        tokens = [{"what": what, **count._asdict(), "unit": "tokens"} for what, count in counts.items()]
+        return [*tokens, {"what": "cost", "expected": self.expected, "upper": self.upper, "unit": "USD"}]
 
     def allowing(self, tokens: int) -> Estimate:
         """The same task with an allowance of at most `tokens` completion tokens."""

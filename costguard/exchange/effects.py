@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from costguard.exchange.receipt import Receipt
+from costguard.ledger.engine import Steps
 from costguard.wire.dialect import Dialect, Known
 
 
@@ -47,7 +48,10 @@ class ReadRequest:
 
 
 class Work:
-    """Effect: run a function that may block (ledger, counting) and send back what it returns."""
+    """Effect: run a function that may block (ledger, counting) and send back what it returns.
+
+    If that is `Steps`, run those, too, and send back what they come to.
+    """
 
     __slots__ = ("run",)
 
@@ -102,7 +106,7 @@ class Pause:
 
 
 class Hearing(Protocol):
-    """What hears a stream on the side: `feed` never blocks; `end` is called once and may block."""
+    """What hears a stream on the side: `feed` never blocks; `end` may block, and books once."""
 
     def feed(self, chunk: bytes) -> None:
         """One decoded chunk, as it came."""
@@ -112,6 +116,9 @@ class Hearing(Protocol):
 
     def end(self, error: str | None) -> None:
         """The stream ended: None if it was read to its end, else how it was cut."""
+
+    def ending(self, error: str | None) -> Steps[None]:
+        """The steps of `end`."""
 
 
 class Listen:

@@ -18,6 +18,7 @@ from costguard.exchange.receipt import TaskReceipt
 from costguard.exchange.refusing import exceeded, unpriced
 from costguard.ledger.accounting.book import Ledger
 from costguard.ledger.accounting.reading import over_by_task
+from costguard.ledger.engine import Steps
 from costguard.ledger.records import Admitted, Alert, NewAttempt, Refused, Unpriced
 from costguard.tasks import Task
 from costguard.wire.dialect import Dialect, Request
@@ -70,7 +71,7 @@ class Terms:
 
 
 class Entry:
-    """`attempt` is called until it says yes or raises; each call may block."""
+    """`attempt` is run until it says yes or raises; each time may block."""
 
     def __init__(self, terms: Terms, dialect: Dialect, request: Request, options: Options, host: str) -> None:
         self._terms = terms
@@ -86,7 +87,7 @@ class Entry:
         self._deadline_s: float | None = None
         self._pause_s = PAUSE_S[0]
 
-    def attempt(self) -> Admission | Question | Pause | None:
+    def attempt(self) -> Steps[Admission | Question | Pause | None]:
         """Admit the tasks, or say what to do before the next attempt; raises the refusal.
 
         None (mode `observe` only): the ledger failed, and the request is to be sent unrecorded.
@@ -94,14 +95,14 @@ class Entry:
         if not self._tasks:
             return Admission(self._dialect, None, self._request.tasks, {})
         try:
-            return self._attempt(self._terms)
+            return (yield from self._attempt(self._terms))
         except (LedgerError, ConfigurationError, InvalidRequest) as error:
             if self._terms.enforce:
                 raise
             log.error("not recorded, sent all the same (mode observe): %s", error)
             return None
 
-    def _attempt(self, terms: Terms) -> Admission | Question | Pause:
+    def _attempt(self, terms: Terms) -> Steps[Admission | Question | Pause]:
         at_us = terms.now_us()
         options = self._options
         if not self._estimates:
@@ -109,11 +110,13 @@ class Entry:
                 terms.appraiser.estimate(task, at_us, options.project, options.media_max) for task in self._tasks
             ]
         while True:
-            answer = terms.ledger.admit(options.project, at_us, self._new_attempts(), enforce=terms.enforce)
+            tasks = self._new_attempts()
+            answer = yield from terms.ledger.admission(options.project, at_us, tasks, enforce=terms.enforce)
             match answer:
                 case Admitted():
                     return self._admission(answer)
                 case Unpriced():
+                    yield from terms.ledger.refusal(answer, options.project, at_us, tasks)
                     raise unpriced(answer, options.project)
                 case Refused():
                     question = self._question(answer, at_us)
@@ -124,7 +127,7 @@ class Entry:
                     pause = self._pause(answer)
                     if pause is not None:
                         return pause
-                    terms.fire(terms.ledger.claim_refusal(answer, at_us))
+                    terms.fire((yield from terms.ledger.refusal(answer, options.project, at_us, tasks)))
                     raise exceeded(answer, options.project, self._estimates)
 
     def _new_attempts(self) -> list[NewAttempt]:

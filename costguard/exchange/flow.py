@@ -28,6 +28,7 @@ from costguard.exchange.effects import (
     Work,
 )
 from costguard.exchange.receipt import Receipt, TaskReceipt
+from costguard.ledger.engine import Steps, run
 from costguard.wire.dialect import Dialect
 
 log = logging.getLogger("costguard")
@@ -36,23 +37,23 @@ log = logging.getLogger("costguard")
 class Entry(Protocol):
     """One POST at the gate."""
 
-    def attempt(self) -> Admission | Question | Pause | None:
+    def attempt(self) -> Steps[Admission | Question | Pause | None]:
         """Admit it, or say what to do before the next attempt; raises the refusal. None: send it unrecorded."""
 
 
 class Books(Protocol):
-    """Where endings are booked."""
+    """Where endings are booked, in steps."""
 
-    def conclude(self, admission: Admission, status: int, body: bytes) -> None:
+    def conclude(self, admission: Admission, status: int, body: bytes) -> Steps[None]:
         """A whole response arrived."""
 
     def listen(self, admission: Admission) -> Hearing:
         """What hears the stream that answers `admission`, and books its end."""
 
-    def lose(self, admission: Admission, reason: str) -> None:
+    def lose(self, admission: Admission, reason: str) -> Steps[None]:
         """It was sent and its outcome is unknown."""
 
-    def never_sent(self, admission: Admission, reason: str) -> None:
+    def never_sent(self, admission: Admission, reason: str) -> Steps[None]:
         """It surely never left."""
 
     def learn(
@@ -109,11 +110,11 @@ def exchange(desk: Desk, call: Call) -> Flow:
             whole: bytes | None = yield Listen(hearing)
             if whole is not None:
                 hearing.feed(whole)
-                yield Work(lambda: hearing.end(None))
+                yield Work(lambda: hearing.ending(None))
             return
         raw: bytes = yield ReadResponse()
     except GeneratorExit:
-        books.lose(admission, "the caller went away")
+        run(books.lose(admission, "the caller went away"))
         raise
     except BaseException as error:
         reason = type(error).__name__
@@ -196,18 +197,18 @@ class _Knock:
         self._entry: Entry | None = None
         self.admission: Admission | None = None
 
-    def __call__(self) -> Question | Pause | None:
+    def __call__(self) -> Steps[Question | Pause | None]:
         if self._entry is None:
             self._entry = self._desk.enter(self._call, self._body)
             if self._entry is None:
                 return None
-        answer = self._entry.attempt()
+        answer = yield from self._entry.attempt()
         if isinstance(answer, (Question, Pause)):
             return answer
         self.admission = answer
         return None
 
 
-def _give_back(desk: Desk, knock: _Knock) -> None:
+def _give_back(desk: Desk, knock: _Knock) -> Steps[None]:
     if knock.admission is not None:
-        desk.settlement.never_sent(knock.admission, "the caller went away before it was sent")
+        yield from desk.settlement.never_sent(knock.admission, "the caller went away before it was sent")

@@ -12,7 +12,7 @@ from costguard import money
 from costguard.budgets import Budget, make_budget
 from costguard.errors import ConfigurationError
 from costguard.ledger.accounting.book import Ledger
-from costguard.ledger.standing import BudgetStatus, standing
+from costguard.ledger.standing import Standings, standing
 from costguard.prices.book import PriceBook
 from costguard.projects import ancestors, parse_budget_project, parse_project
 
@@ -92,14 +92,14 @@ class Limits(ABC):
         known = self.prices.find(name)
         return known.model if known else name
 
-    def status(self, project: str | None = None) -> list[BudgetStatus]:
-        """Every budget with its current window; with `project` those on its path and below it.
+    def status(self, project: str | None = None) -> Standings:
+        """Every budget with its current window, a list; with `project` those on its path and below it.
 
         Of a default such as `acme/*` each child is shown that spent or holds something, and the one on the path.
         """
         wanted = None if project is None else parse_project(project)
         now_us = self.now_us()
-        return [standing(balance) for balance in self._asked(lambda ledger: ledger.balances(now_us, wanted))]
+        return Standings(map(standing, self._asked(lambda ledger: ledger.balances(now_us, wanted))))
 
     def remaining(self, project: str | None = None) -> Decimal | None:
         """USD that a call of `project` may still cost at most, over all hard budgets of its path; None if none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from costguard.exchange.admission import Admission
+from costguard.ledger.engine import Steps, run
 from costguard.wire.dialect import Judgement
 
 
@@ -14,7 +15,7 @@ class StreamListener:
     `book` is given the judgement when the stream ends.
     """
 
-    def __init__(self, admission: Admission, book: Callable[[Admission, Judgement], None]) -> None:
+    def __init__(self, admission: Admission, book: Callable[[Admission, Judgement], Steps[None]]) -> None:
         self._admission = admission
         self._book = book
         self._listener = admission.dialect.listen(admission.tasks)
@@ -32,6 +33,10 @@ class StreamListener:
 
     def end(self, error: str | None) -> None:
         """The stream is over; a second call changes nothing."""
+        run(self.ending(error))
+
+    def ending(self, error: str | None) -> Steps[None]:
+        """The steps of `end`."""
         if not self._ended:
             self._ended = True
-            self._book(self._admission, self._listener.judge(error or self._garbled))
+            yield from self._book(self._admission, self._listener.judge(error or self._garbled))

@@ -19,6 +19,7 @@ from costguard.ledger.accounting.endings import OPEN, is_taken
 from costguard.ledger.accounting.reading import Attempt
 from costguard.ledger.accounting.results import result_key
 from costguard.ledger.charges import Charge, weakest
+from costguard.ledger.engine import Steps
 from costguard.ledger.records import Accept, Alert, Doubt, Ending, Observation, Release, Settle
 from costguard.prices.book import PriceBook
 from costguard.prices.price import Price
@@ -65,16 +66,16 @@ class Settlement:
 
     # -- the direct response --------------------------------------------------------------------
 
-    def conclude(self, admission: Admission, status: int, body: bytes) -> None:
+    def conclude(self, admission: Admission, status: int, body: bytes) -> Steps[None]:
         """A whole response arrived: settle, release or leave unresolved every task of the POST."""
-        self._book(admission, admission.dialect.judge(admission.tasks, status, body))
+        yield from self._book(admission, admission.dialect.judge(admission.tasks, status, body))
 
     def listen(self, admission: Admission) -> StreamListener:
         """What hears the stream that answers `admission`, and books its end."""
         return StreamListener(admission, self._book)
 
-    def _book(self, admission: Admission, judgement: Judgement) -> None:
-        self._record(
+    def _book(self, admission: Admission, judgement: Judgement) -> Steps[None]:
+        yield from self._record(
             admission, {uuid: self._endings(held, judgement.endings[uuid]) for uuid, held in admission.held.items()}
         )
         if not (judgement.others or judgement.records):
@@ -107,15 +108,19 @@ class Settlement:
             case told.Ack():
                 return [Accept(held.attempt_id)]
 
-    def never_sent(self, admission: Admission, reason: str) -> None:
+    def never_sent(self, admission: Admission, reason: str) -> Steps[None]:
         """The request surely never left: all holds of it go back."""
-        self._record(admission, {uuid: [Release(held.attempt_id, reason)] for uuid, held in admission.held.items()})
+        yield from self._record(
+            admission, {uuid: [Release(held.attempt_id, reason)] for uuid, held in admission.held.items()}
+        )
 
-    def lose(self, admission: Admission, reason: str) -> None:
+    def lose(self, admission: Admission, reason: str) -> Steps[None]:
         """The request was sent and its outcome is unknown: possibly billed, so it stays held."""
-        self._record(admission, {uuid: [Doubt(held.attempt_id, reason)] for uuid, held in admission.held.items()})
+        yield from self._record(
+            admission, {uuid: [Doubt(held.attempt_id, reason)] for uuid, held in admission.held.items()}
+        )
 
-    def _record(self, admission: Admission, endings: Mapping[str, Sequence[Ending]]) -> None:
+    def _record(self, admission: Admission, endings: Mapping[str, Sequence[Ending]]) -> Steps[None]:
         """Write endings; should the ledger fail, keep them for later: the answer is the caller's to have."""
         for uuid, own in endings.items():
             _tell(admission.held[uuid], own)
@@ -124,7 +129,7 @@ class Settlement:
             return
         at_us = self._now_us()
         try:
-            alerts = self._ledger.conclude(at_us, written)
+            alerts = yield from self._ledger.conclusion(at_us, written)
         except LedgerError as error:
             if self._ledger.is_closed:
                 if not self._write_late(at_us, written):

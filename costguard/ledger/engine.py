@@ -5,8 +5,9 @@ Another database is another engine, not another accounting: its own file in `eng
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextvars import Context
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -44,6 +45,48 @@ class Tx(Protocol):
         """What the database itself finds wrong with its storage, None if it is sound."""
 
 
+class Outcome(NamedTuple):
+    """What came of something that was tried: its value, or the error it raised."""
+
+    value: Any
+    error: BaseException | None
+
+
+def attempt(run: Callable[..., Any], *arguments: Any) -> Outcome:
+    """Call `run(*arguments)`."""
+    try:
+        return Outcome(run(*arguments), None)
+    except Exception as error:  # noqa: BLE001  it belongs to whoever asks for the outcome
+        return Outcome(None, error)
+
+
+class Write(NamedTuple):
+    """A step of something that takes several: a transaction of `engine`, whose value or error is to be sent back."""
+
+    engine: Engine
+    op: Callable[[Any], Any]
+
+
+Steps = Generator[Write, Any, T]
+"""Something that takes several writes, and may be put aside before each: so that many share a transaction."""
+
+
+def run(steps: Steps[T]) -> T:
+    """Run `steps` to their end, here and now, one write after another."""
+    try:
+        write = next(steps)
+        while True:
+            try:
+                value = write.engine.write(write.op)
+            except BaseException as error:  # noqa: BLE001  the steps decide what it means
+                write = steps.throw(error)
+            else:
+                write = steps.send(value)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
 class Engine(Protocol):
     """A database that runs transactions: all or nothing, and writers as if one after the other.
 
@@ -51,7 +94,13 @@ class Engine(Protocol):
     """
 
     def write(self, op: Callable[[Any], T]) -> T:
-        """Run `op(tx)` in a transaction, durable once this returns; rolled back if `op` raises."""
+        """Run `op(tx)` in a transaction, durable once this returns; rolled back if `op` raises.
+
+        `op` may be run on another thread, and again if it had to be rolled back.
+        """
+
+    def write_all(self, writes: Sequence[tuple[Context, Callable[[Any], Any]]]) -> list[Outcome]:
+        """Run each `op(tx)` of `(context, op)` as `write` does when called in that context: none fails for another."""
 
     def read(self, op: Callable[[Any], T]) -> T:
         """Run `op(tx)` on one consistent snapshot."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import ROUND_FLOOR, Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from costguard import money
+from costguard import money, rows
 from costguard.ledger.records import Balance
 
 _TENTH = Decimal("0.1")
@@ -32,6 +32,27 @@ class BudgetStatus(NamedTuple):
         if self.per == "task" or not self.limit:
             return None
         return (self.spent * 100 / self.limit).quantize(_TENTH, ROUND_FLOOR)
+
+
+class Standings(list[BudgetStatus]):
+    """Budgets as they stand: a list, and in a notebook a table."""
+
+    def to_frame(self, library: str | None = None) -> Any:
+        """A DataFrame, amounts as Decimal: see `costguard.rows.to_frame`."""
+        return rows.to_frame(list(_TITLES), self._rows(), library)
+
+    def _repr_html_(self) -> str:
+        return rows.to_html(_TITLES, self._rows())
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [{**found._asdict(), "used_percent": found.used_percent} for found in self]
+
+
+_TITLES = {
+    "project": "Project", "per": "Per", "timezone": "Time zone", "window_start": "From", "window_end": "Resets",
+    "limit": "Limit USD", "spent": "Spent", "held": "Held", "remaining": "Remaining", "used_percent": "Used %",
+    "action": "Action",
+}  # fmt: skip
 
 
 def standing(balance: Balance) -> BudgetStatus:

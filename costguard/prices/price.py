@@ -128,7 +128,7 @@ class Price:
             tokens_total += tokens
         if type(completion) is not int or not 0 <= completion <= COUNT_MAX:
             _refuse_count("completion", completion)
-        tier = self._tier(tokens_total)
+        tier = self.tier(tokens_total)
         hits = None if type(cached) is int and cached == 0 else _cached_by_modality(prompt, cached)
         notes: tuple[str, ...] = ()
         lines = []
@@ -161,7 +161,7 @@ class Price:
 
     def nanos(self, prompt: Mapping[str, int], completion: int) -> int:
         """`cost(prompt, completion).nanos`, for a `completion` known to be good: without lines, at half the time."""
-        tier = self._tier(sum(prompt.values()))
+        tier = self.tier(sum(prompt.values()))
         nanos = _nanos(tier.completion * completion, False)
         for modality, tokens in prompt.items():
             if not 0 <= tokens <= COUNT_MAX:
@@ -173,7 +173,8 @@ class Price:
                 self._refuse_modality(modality)
         return nanos
 
-    def _tier(self, prompt_tokens: int) -> Tier:
+    def tier(self, prompt_tokens: int) -> Tier:
+        """The rates of a request with so many tokens in its prompt, cached ones included."""
         tier = self.tiers[0]
         for upper_tier in self.tiers[1:]:
             if prompt_tokens > upper_tier.above_prompt_tokens:

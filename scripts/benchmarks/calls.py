@@ -63,7 +63,8 @@ def results() -> Iterator[Measurement]:
         yield Measurement("longest stall of the loop, bodies up to 1 MB", stall_ms, 20, "a clock", "ms")
 
 
-def _task() -> dict[str, Any]:
+def a_task() -> dict[str, Any]:
+    """A task with a prompt of 2 KB."""
     return {
         "taskType": "textInference",
         "taskUUID": str(uuid.uuid4()),
@@ -73,13 +74,15 @@ def _task() -> dict[str, Any]:
     }
 
 
-def _reply(request: httpx.Request) -> httpx.Response:
+def reply(request: httpx.Request) -> httpx.Response:
+    """The provider's answer, for a transport in memory."""
     start = request.content.index(b'"taskUUID":"') + 12
     body = REPLY % request.content[start : start + 36]
     return httpx.Response(200, headers={"Content-Type": "application/json"}, content=body)
 
 
-def _guard(folder: Path, durability: str) -> Guard:
+def a_guard(folder: Path, durability: str) -> Guard:
+    """A guard with three budgets that have room for all."""
     guard = Guard(folder / "guard.db", project="acme/search", durability=durability)
     for project in ("acme/search", "acme", "/"):
         guard.set_budget(project, "100000", warn_at=(50, 80, 100))
@@ -88,13 +91,13 @@ def _guard(folder: Path, durability: str) -> Guard:
 
 def _interleaved(folder: Path, durability: str) -> tuple[float, float]:
     """Median of the floor and of what a call adds, taken in turns so that both meet the same machine."""
-    bare = httpx.Client(base_url="https://api.runware.ai", transport=httpx.MockTransport(_reply))
-    guard = _guard(folder, durability)
-    guarded = guard.wrap(httpx.Client(base_url="https://api.runware.ai", transport=httpx.MockTransport(_reply)))
+    bare = httpx.Client(base_url="https://api.runware.ai", transport=httpx.MockTransport(reply))
+    guard = a_guard(folder, durability)
+    guarded = guard.wrap(httpx.Client(base_url="https://api.runware.ai", transport=httpx.MockTransport(reply)))
     floor = _floor(folder / "floor.db", durability)
     times: dict[str, list[float]] = {"floor": [], "bare": [], "guarded": []}
     for _ in range(CALLS):
-        task = [_task()]
+        task = [a_task()]
         begin = time.perf_counter()
         floor()
         after_floor = time.perf_counter()
@@ -168,13 +171,13 @@ def _floor(path: Path, durability: str) -> Callable[[], object]:
 async def _concurrent(folder: Path) -> tuple[float, float]:
     """Added time per call in µs: asynchronous with many at once, and synchronous, in one run."""
     _, sync_us = _interleaved(folder, "full")
-    guard = _guard(folder, "full")
-    bare = httpx.AsyncClient(base_url="https://api.runware.ai", transport=httpx.MockTransport(_reply))
-    guarded = guard.wrap(httpx.AsyncClient(base_url="https://api.runware.ai", transport=httpx.MockTransport(_reply)))
+    guard = a_guard(folder, "full")
+    bare = httpx.AsyncClient(base_url="https://api.runware.ai", transport=httpx.MockTransport(reply))
+    guarded = guard.wrap(httpx.AsyncClient(base_url="https://api.runware.ai", transport=httpx.MockTransport(reply)))
     spans: dict[str, list[float]] = {"bare": [], "guarded": []}
     for _ in range(10):
         for name, client in (("bare", bare), ("guarded", guarded)):
-            tasks = [[_task()] for _ in range(CONCURRENT)]
+            tasks = [[a_task()] for _ in range(CONCURRENT)]
             begin = time.perf_counter()
             await asyncio.gather(*(client.post("/v1", json=task) for task in tasks))
             spans[name].append((time.perf_counter() - begin) / CONCURRENT * 1e6)
@@ -186,8 +189,8 @@ async def _concurrent(folder: Path) -> tuple[float, float]:
 
 async def _stall(folder: Path) -> float:
     """The longest time, in ms, that the loop did not run while large and small bodies were guarded."""
-    guard = _guard(folder, "full")
-    client = guard.wrap(httpx.AsyncClient(base_url="https://api.runware.ai", transport=httpx.MockTransport(_reply)))
+    guard = a_guard(folder, "full")
+    client = guard.wrap(httpx.AsyncClient(base_url="https://api.runware.ai", transport=httpx.MockTransport(reply)))
     longest_s = 0.0
     is_over = False
 
@@ -202,7 +205,7 @@ async def _stall(folder: Path) -> float:
     words = "The harbour master counts boats, gulls and gold. "
     for size in (10_000, 100_000, 1_000_000):
         for n in range(3):
-            task = _task() | {"messages": [{"role": "user", "content": f"{n} " + words * (size // len(words))}]}
+            task = a_task() | {"messages": [{"role": "user", "content": f"{n} " + words * (size // len(words))}]}
             request = client.build_request("POST", "/v1", json=[task])
             longest_before = longest_s
             await asyncio.sleep(0.01)

@@ -498,7 +498,7 @@ def test_a_cancellation_ends_the_hold_by_its_stage(
     status, sent = CANCELLED_AT[stage]
     begun, go = threading.Event(), threading.Event()
     if stage in ("hold", "settlement"):
-        begun, go = blocking(monkeypatch, guard, "admit" if stage == "hold" else "conclude")
+        begun, go = blocking(monkeypatch, guard, "admission" if stage == "hold" else "conclusion")
 
     async def main() -> None:
         transport = Halting(module, standin, stage, begun.set)
@@ -570,7 +570,7 @@ def test_a_loop_that_stops_while_the_ledger_works_leaks_no_hold(
 ) -> None:
     guard = make_guard()
     guard.set_budget("/", LIMIT, per="total")
-    begun, go = blocking(monkeypatch, guard, "admit" if stage == "hold" else "conclude")
+    begun, go = blocking(monkeypatch, guard, "admission" if stage == "hold" else "conclusion")
     loop = asyncio.new_event_loop()
     client = module.AsyncClient(base_url="http://test", transport=Halting(module, standin, "none", loop.stop))
     call = guard.wrap(client).post("/v1", json=[a_task()])

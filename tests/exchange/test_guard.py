@@ -538,14 +538,14 @@ class Failing:
 
     def __init__(self, guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
         self.broken = True
-        original = guard.ledger.conclude
+        original = guard.ledger.conclusion
 
         def conclude(*args: Any, **options: Any) -> Any:
             if self.broken:
                 raise LedgerError("the disk is full")
             return original(*args, **options)
 
-        monkeypatch.setattr(guard.ledger, "conclude", conclude)
+        monkeypatch.setattr(guard.ledger, "conclusion", conclude)
 
 
 def test_a_ledger_that_fails_at_settlement_costs_nobody_the_answer(
@@ -576,7 +576,7 @@ def test_a_ledger_that_fails_at_admission_keeps_the_call_from_being_sent(
         raise LedgerError("the disk is full")
 
     guard = make_guard(mode=mode)
-    monkeypatch.setattr(guard.ledger, "admit", admit)
+    monkeypatch.setattr(guard.ledger, "admission", admit)
     if mode == "enforce":
         with pytest.raises(LedgerError, match="the disk is full"):
             wrapped(guard)(a_task())

@@ -219,7 +219,7 @@ def unrecorded(
         def fail(*_: object, **__: object) -> None:
             raise LedgerError("the disk is full")
 
-        for name in ("admit", "change_budget", "remove_budget", "budgets", "balances", "set_ceiling", "ceilings",
+        for name in ("admission", "change_budget", "remove_budget", "budgets", "balances", "set_ceiling", "ceilings",
                      "mean_completion"):  # fmt: skip
             monkeypatch.setattr(guard.ledger, name, fail)
     return guard

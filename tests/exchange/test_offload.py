@@ -8,7 +8,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import anyio
@@ -16,7 +16,8 @@ import anyio.to_thread
 import pytest
 
 from costguard.exchange.effects import Interrupted
-from costguard.exchange.offload import Worker
+from costguard.exchange.offload import Worker, in_one_wait
+from costguard.ledger.engine import Outcome, Steps, Write, attempt
 
 
 @pytest.fixture
@@ -257,3 +258,134 @@ def test_a_forked_child_has_a_thread_of_its_own(worker: Worker) -> None:
         assert time.monotonic() < deadline, "the child hangs"
         time.sleep(0.01)
     assert os.waitstatus_to_exitcode(ended[1]) == 0
+
+
+# Steps: what many come to is written together
+
+
+class Together:
+    """An engine that writes nothing, and remembers how much came at once."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def write(self, op: Callable[[Any], Any]) -> Any:
+        self.sizes.append(1)
+        return op(None)
+
+    def write_all(self, writes: Sequence[tuple[contextvars.Context, Callable[[Any], Any]]]) -> list[Outcome]:
+        self.sizes.append(len(writes))
+        return [attempt(context.run, op, None) for context, op in writes]
+
+
+@pytest.fixture
+def engine() -> Any:
+    return Together()
+
+
+def doubled(engine: Any, n: int) -> Steps[int]:
+    first: int = yield Write(engine, lambda _: n)
+    second: int = yield Write(engine, lambda _: n)
+    return first + second
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_steps_come_to_their_value(backend: str, worker: Worker, engine: Any) -> None:
+    async def main() -> Any:
+        return await worker(lambda: doubled(engine, 3))
+
+    assert anyio.run(main, backend=backend) == in_one_wait(lambda: doubled(engine, 3)) == 6
+
+
+def test_steps_of_many_tasks_are_written_together(worker: Worker, engine: Any) -> None:
+    async def main() -> list[Any]:
+        return await asyncio.gather(*(worker(lambda n=n: doubled(engine, n)) for n in range(30)))  # type: ignore[misc]
+
+    assert asyncio.run(main()) == [2 * n for n in range(30)]
+    assert sum(engine.sizes) == 60
+    assert max(engine.sizes) > 1
+
+
+def test_a_write_that_fails_is_thrown_into_its_own_steps_alone(worker: Worker, engine: Any) -> None:
+    def careful(n: int) -> Steps[str]:
+        try:
+            yield Write(engine, lambda _: 1 // n)
+        except ZeroDivisionError:
+            return "failed"
+        return "written"
+
+    async def main() -> list[Any]:
+        return await asyncio.gather(*(worker(lambda n=n: careful(n)) for n in range(3)))  # type: ignore[misc]
+
+    assert asyncio.run(main()) == ["failed", "written", "written"]
+
+
+def test_an_engine_that_breaks_is_the_error_of_all_that_wrote_and_the_thread_goes_on(
+    worker: Worker, engine: Any
+) -> None:
+    def broken(_: object) -> list[Outcome]:
+        raise SystemError("on purpose")
+
+    async def main() -> list[Any]:
+        calls = (worker(lambda: doubled(engine, 1)) for _ in range(3))
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        return [*map(str, found), await worker(lambda: "another")]
+
+    engine.write_all = broken
+    assert asyncio.run(main()) == ["on purpose"] * 3 + ["another"]
+
+
+def test_each_step_sees_the_context_of_its_caller(worker: Worker, engine: Any) -> None:
+    name: contextvars.ContextVar[str] = contextvars.ContextVar("name")
+
+    def steps() -> Steps[list[str]]:
+        before = name.get()
+        yield Write(engine, lambda _: None)
+        between = name.get()
+        name.set(f"{between}!")
+        yield Write(engine, lambda _: None)
+        return [before, between, name.get()]
+
+    async def call(own: str) -> Any:
+        name.set(own)
+        return await worker(steps)
+
+    async def main() -> list[Any]:
+        return list(await asyncio.gather(call("a"), call("b")))
+
+    assert asyncio.run(main()) == [["a", "a", "a!"], ["b", "b", "b!"]]
+
+
+def test_what_is_to_run_later_runs_behind_steps_that_have_begun(worker: Worker, engine: Any) -> None:
+    """What gives back a hold must not look before the hold is written."""
+    seen: list[str] = []
+
+    def steps() -> Steps[None]:
+        yield Write(engine, lambda _: None)
+        yield Write(engine, lambda _: None)
+        seen.append("steps")
+
+    async def main() -> None:
+        call = asyncio.ensure_future(worker(steps))
+        await asyncio.sleep(0)
+        worker.later(lambda: seen.append("later"))
+        await call
+
+    for _ in range(20):
+        asyncio.run(main())
+    worker.close()
+    assert seen == ["steps", "later"] * 20
+
+
+def test_work_of_a_loop_that_ends_before_its_turn_is_done_all_the_same(worker: Worker) -> None:
+    done = threading.Event()
+    loop = asyncio.new_event_loop()
+    call = worker(done.set)
+
+    async def start() -> None:
+        call.send(None)
+
+    loop.run_until_complete(start())
+    call.close()
+    loop.close()
+    assert done.wait(30)

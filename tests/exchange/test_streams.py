@@ -616,17 +616,17 @@ def test_a_listener_that_fails_to_write_costs_nobody_the_stream(
     from costguard.errors import LedgerError
 
     client = make_client(kind, guard, transport=memory(standin, kind))
-    conclude = guard.ledger.conclude
+    conclude = guard.ledger.conclusion
 
     def full(*_: Any) -> Any:
         raise LedgerError("the disk is full")
 
-    monkeypatch.setattr(guard.ledger, "conclude", full)
+    monkeypatch.setattr(guard.ledger, "conclusion", full)
     arrived: list[bytes] = []
     read_stream(client, a_stream(), on_chunk=arrived.append)
     assert arrived[-1] == DONE
     assert status(guard) == ("held", 1)
-    monkeypatch.setattr(guard.ledger, "conclude", conclude)
+    monkeypatch.setattr(guard.ledger, "conclusion", conclude)
     client.post(a_task())
     assert agree(guard, standin)
 

@@ -444,11 +444,11 @@ def test_the_first_refusal_of_a_window_is_one_alert_among_all_that_saw_it(path: 
     other = open_ledger(path)
     refused = ledger.admit("a", NOW_US, [an_attempt(2 * USD)])
     assert isinstance(refused, Refused)
-    assert [len(each.claim_refusal(refused, NOW_US)) for each in (other, ledger, other)] == [1, 0, 0]
+    assert [len(each.count_refusal(refused, "acme/search", NOW_US, ())) for each in (other, ledger, other)] == [1, 0, 0]
     other.close()
     later = ledger.admit("a", NOW_US + DAY_US, [an_attempt(2 * USD)])
     assert isinstance(later, Refused)
-    (alert,) = ledger.claim_refusal(later, NOW_US)
+    (alert,) = ledger.count_refusal(later, "acme/search", NOW_US, ())
     assert alert.percent is None
     assert "refused a call" in str(alert)
 

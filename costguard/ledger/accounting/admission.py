@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from costguard.budgets import day_at
 from costguard.ledger.accounting.limits import State
+from costguard.ledger.accounting.refusing import count_refused
 from costguard.ledger.accounting.setting import Setting
 from costguard.ledger.accounting.sql import bounds
-from costguard.ledger.engine import Tx
+from costguard.ledger.engine import Steps, Tx, run
 from costguard.ledger.owner import this_process
 from costguard.ledger.records import Admitted, Alert, NewAttempt, Refused, Unpriced
 
@@ -31,7 +32,13 @@ class Admissions(Setting):
         With `enforce` a hard budget (action other than `warn`) without room refuses them all, and so
         does a task without a worst case; otherwise everything is held and said in `over`.
         """
-        result = self._write(lambda tx: self._admit(tx, project, at_us, tasks, enforce))
+        return run(self.admission(project, at_us, tasks, enforce=enforce))
+
+    def admission(
+        self, project: str, at_us: int, tasks: Sequence[NewAttempt], *, enforce: bool = True
+    ) -> Steps[Admitted | Refused | Unpriced]:
+        """The steps of `admit`."""
+        result = yield from self._writing(lambda tx: self._admit(tx, project, at_us, tasks, enforce))
         if isinstance(result, Refused) and result.held and result.window:
             # Read afterwards: other writers need not wait while the open attempts are looked through.
             attempts = self.open_attempts(result.budget.project, result.window)
@@ -96,20 +103,31 @@ class Admissions(Setting):
                 unfit.append((state, requested))
         return unfit
 
-    def claim_refusal(self, refused: Refused, at_us: int) -> tuple[Alert, ...]:
-        """The alert of a window's first refusal, to the one process that is to fire it."""
-        budget, window = refused.budget, refused.window
-        if window is None:
-            return ()
+    def count_refusal(
+        self, refused: Refused | Unpriced, project: str, at_us: int, tasks: Sequence[NewAttempt]
+    ) -> tuple[Alert, ...]:
+        """Count the tasks of a refused POST; the alert of a window's first, to the one process that is to fire it."""
+        return run(self.refusal(refused, project, at_us, tasks))
+
+    def refusal(
+        self, refused: Refused | Unpriced, project: str, at_us: int, tasks: Sequence[NewAttempt]
+    ) -> Steps[tuple[Alert, ...]]:
+        """The steps of `count_refusal`."""
 
         def op(tx: Tx) -> tuple[Alert, ...]:
+            count_refused(tx, self.timezone, refused, project, at_us, tasks)
+            if isinstance(refused, Unpriced) or refused.window is None:
+                return ()
+            budget, window = refused.budget, refused.window
             found = self._find_budget(tx, budget.project, budget.per)
-            if found is None or not self._claim(tx, found[0], window, EXCEEDED, at_us):
+            if found is None:
                 return ()
             spent, _ = self._balance(tx, found[0], window) or (0, 0)
+            if not self._claim(tx, found[0], budget, window, EXCEEDED, at_us, spent):
+                return ()
             return (Alert(budget, window, None, spent, refused.held, refused.busy),)
 
-        return self._write(op)
+        return (yield from self._writing(op))
 
     @staticmethod
     def _ceiling(tx: Tx, task: NewAttempt) -> int | None:

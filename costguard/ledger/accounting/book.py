@@ -13,8 +13,10 @@ from collections.abc import Callable
 from costguard.budgets import day_of
 from costguard.errors import ConfigurationError
 from costguard.ledger.accounting.admission import Admissions
+from costguard.ledger.accounting.charged import Charged
 from costguard.ledger.accounting.checkpoint import Checkpoint
 from costguard.ledger.accounting.endings import Endings
+from costguard.ledger.accounting.reporting import Reporting
 from costguard.ledger.accounting.rolling import ROLL_MAX, roll, rolled
 from costguard.ledger.accounting.usage import Usage
 from costguard.ledger.accounting.verify import verify_some
@@ -27,7 +29,7 @@ def wall_clock_us() -> int:
     return time.time_ns() // 1000
 
 
-class Ledger(Admissions, Endings, Usage):
+class Ledger(Admissions, Endings, Usage, Reporting, Charged):
     """Holds, charges, budgets and reports over an `Engine`. Every method is one transaction.
 
     `timezone` is the reporting zone, fixed when the ledger is created (default UTC); naming another

@@ -13,7 +13,8 @@ from costguard.ledger.accounting.reading import ATTEMPT, Attempt
 from costguard.ledger.accounting.results import Same, merged_key, same_results
 from costguard.ledger.accounting.sql import NAME_CHARS, OF_TASK, of_task
 from costguard.ledger.charges import BEYOND_NOTE, WEAK, Basis, Charge, Line, merged
-from costguard.ledger.engine import Tx
+from costguard.ledger.engine import Steps, Tx, run
+from costguard.ledger.owner import who
 from costguard.ledger.records import Accept, Alert, Doubt, Ending, Observation, Release, Settle
 
 UNKNOWN_AGE_US = 24 * 3_600 * 1_000_000
@@ -37,6 +38,10 @@ class Endings(Posting):
 
         Returns the alerts this transaction claimed, to be fired once it is committed.
         """
+        return run(self.conclusion(at_us, endings))
+
+    def conclusion(self, at_us: int, endings: Sequence[Ending]) -> Steps[tuple[Alert, ...]]:
+        """The steps of `conclude`."""
 
         def op(tx: Tx) -> list[Alert]:
             alerts = []
@@ -44,7 +49,7 @@ class Endings(Posting):
                 alerts += self._conclude(tx, at_us, attempt_id, list(own))
             return alerts
 
-        return tuple(self._write(op))
+        return tuple((yield from self._writing(op)))
 
     def _conclude(self, tx: Tx, at_us: int, attempt_id: int, endings: Sequence[Ending]) -> list[Alert]:
         row = tx.one(_ATTEMPT_AND_SIBLINGS, (attempt_id,))
@@ -310,7 +315,7 @@ class Endings(Posting):
     def correct(self, at_us: int, task_uuid: str, charged: int | None, reason: str) -> tuple[Alert, ...]:
         """An operator's word on a task's open attempts: `charged` nano-USD in all, or None: not billed.
 
-        Recorded as a correction row with its reason. ConfigurationError if nothing of the task is open.
+        Recorded as a correction row with its reason and who says so. ConfigurationError if nothing of the task is open.
         """
 
         def op(tx: Tx) -> list[Alert]:
@@ -319,9 +324,9 @@ class Endings(Posting):
                 raise ConfigurationError(f"task {task_uuid}: nothing of it is open in this ledger")
             alerts = []
             for n, attempt in enumerate(still_open):
-                charge = None if charged is None or n else _correction(charged)
+                charge = None if charged is None or n else _correction(charged)._replace(notes=(who(),))
                 status = "settled" if charge or attempt.seen else "released"
-                alerts += self._post(tx, at_us, attempt, 0, charge, status, reason)
+                alerts += self._post(tx, at_us, attempt, 0, charge, status, reason, by_hand=who())
             return alerts
 
         return tuple(self._write(op))

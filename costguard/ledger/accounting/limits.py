@@ -226,14 +226,22 @@ class Limits(Reading):
         return [
             Alert(budget, window, percent, spent)
             for percent in thresholds_crossed(spent, budget.limit_nanos, budget.warn_at)
-            if self._claim(tx, budget_id, window, str(percent), at_us)
+            if self._claim(tx, budget_id, budget, window, str(percent), at_us, spent)
         ]
 
     @staticmethod
-    def _claim(tx: Tx, budget_id: int, window: Window, threshold: str, at_us: int) -> bool:
-        """True for the one transaction, among all processes, that may fire this alert."""
+    def _claim(
+        tx: Tx, budget_id: int, budget: Budget, window: Window, threshold: str, at_us: int, spent: int
+    ) -> bool:
+        """True for the one transaction, among all processes, that may fire this alert; it is kept that it does."""
         row = tx.one(
             "INSERT INTO alerts VALUES (?,?,?,?) ON CONFLICT DO NOTHING RETURNING 1",
             (budget_id, window.start_us, threshold, at_us),
         )
-        return row is not None
+        if row is None:
+            return False
+        tx.run(
+            "INSERT INTO fired (at_us, project, per, window_us, threshold, limit_nanos, spent) VALUES (?,?,?,?,?,?,?)",
+            (at_us, budget.project, budget.per, window.start_us, threshold, budget.limit_nanos, spent),
+        )
+        return True

@@ -48,18 +48,21 @@ class Posting(Limits):
         direct: bool = False,
         replaces: int | None = None,
         is_first: bool = False,
+        by_hand: str | None = None,
     ) -> list[Alert]:
         """The one place where money moves after admission: journal, charge, attempt, balances.
 
         `ended_us`: when the attempt's request ended, if this is its end. `key` names the result that is
         charged, `direct` says that it is the attempt's own response. `replaces`: the charge that this one
-        takes back. `is_first`: the task is known to have no other attempt and no charge yet.
+        takes back. `is_first`: the task is known to have no other attempt and no charge yet. `by_hand`: who says that
+        it is to be released, if that is an operator's word.
         """
         freed = held - attempt.held
         if charge is None:
             tx.run(
-                "INSERT INTO entries (at_us, attempt_id, kind, held, spent, reason) VALUES (?,?,'release',?,0,?)",
-                (at_us, attempt.id, freed, reason),
+                "INSERT INTO entries (at_us, attempt_id, kind, held, spent, reason, basis, notes)"
+                " VALUES (?,?,'release',?,0,?,?,?)",
+                (at_us, attempt.id, freed, reason, *(("correction", json.dumps([by_hand])) if by_hand else (None, None))),
             )
         else:
             figures = (key, int(direct), replaces)

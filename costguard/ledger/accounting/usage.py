@@ -9,9 +9,9 @@ from datetime import date, timedelta
 
 from costguard.budgets import day_of
 from costguard.ledger.accounting.reading import Reading
-from costguard.ledger.accounting.rolling import add, gather, rolled
-from costguard.ledger.accounting.spending import Span, group_columns, grouped, spent
-from costguard.ledger.accounting.sql import FOREVER_US, covered, marks
+from costguard.ledger.accounting.rolling import add, beyond
+from costguard.ledger.accounting.spending import EVERYTHING, Scope, Span, grouped, parts_of, spent
+from costguard.ledger.accounting.sql import covered, marks
 from costguard.ledger.engine import Tx
 from costguard.ledger.records import EstimateSum, UsageRow
 from costguard.projects import ancestors, covers, is_default, parent_of
@@ -26,7 +26,7 @@ class Usage(Reading):
     def usage(self, by: Sequence[str], first_day: str, end_day: str, project: str | None = None) -> list[UsageRow]:
         """Charges of the days in [first_day, end_day) of the reporting zone; ISO dates.
 
-        `by` is any of `spending.GROUPS`; rows are sorted by their keys.
+        `by` is any of `spending.GROUPS` and `tag:NAME`; rows are sorted by their keys.
         """
         return self._usage(by, Span(self.timezone, 0, 0, (first_day, end_day)), project)
 
@@ -37,8 +37,9 @@ class Usage(Reading):
         return self._usage(by, Span(timezone, start_us, end_us), project)
 
     def _usage(self, by: Sequence[str], span: Span, project: str | None) -> list[UsageRow]:
-        group_columns(by)  # names what cannot be grouped by before anything is read
-        rows = self._read(lambda tx: spent(tx, self.timezone, span, project=project, by_day="day" in by))
+        parts = parts_of(by)  # names what cannot be grouped by before anything is read
+        scope = EVERYTHING if project is None else Scope(project)
+        rows = self._read(lambda tx: spent(tx, self.timezone, span, parts, scope=scope))
         return grouped(rows, by)
 
     def mean_completion(self, project: str, model: str, at_us: int) -> int | None:
@@ -55,7 +56,7 @@ class Usage(Reading):
                 (*days, project, model),
             )
             quantity, results = row or (0, 0)
-            for (day, leaf), sums in gather(tx, rolled(tx), FOREVER_US).days.items():
+            for (day, leaf), sums in beyond(tx).days.items():
                 if day in days and leaf[:2] == (project, model) and leaf.component == "completion":
                     results, quantity = results + sums[2], quantity + sums[3]
             return quantity, results
@@ -77,7 +78,7 @@ class Usage(Reading):
                 f" FROM estimates WHERE day >= ? AND day < ? AND {condition} GROUP BY project, model, what",
                 (first_day, end_day, *parameters),
             )
-            for (day, *keys), sums in gather(tx, rolled(tx), FOREVER_US).estimates.items():
+            for (day, *keys), sums in beyond(tx, estimates=True).estimates.items():
                 if first_day <= day < end_day and (project is None or covers(project, keys[0])):
                     rows.append((*keys, *sums))
             for _, model, what, *sums in rows:
@@ -102,7 +103,7 @@ class Usage(Reading):
                     f" SELECT {column} FROM attempts WHERE status IN ('held', 'unresolved')"
                 )
             }
-            for day, leaf in gather(tx, rolled(tx), FOREVER_US).days:
+            for day, leaf in beyond(tx).days:
                 found.add({"project": leaf.project, "model": leaf.model, "month": day[:7]}[what])
             if what == "project":
                 found |= {name for (name,) in tx.each("SELECT project FROM budgets WHERE like_id IS NULL")}

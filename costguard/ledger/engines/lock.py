@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from costguard.errors import LedgerError
-from costguard.ledger.engines.patience import Patience
+from costguard.ledger.engines.patience import Least, Patience
 
 _POLL_S = 0.001
 """A waiter's step, always the same: its chance does not shrink with the time it has waited. A blocking
@@ -42,7 +42,7 @@ class WriterLock:
         self._inode = 0
         self.release = _nothing
 
-    def acquire(self, patience: Patience) -> None:
+    def acquire(self, patience: Patience | Least) -> None:
         """Take the lock, waiting until `patience.deadline`; LedgerError that names the holder if others keep it."""
         while True:
             # A signal handler may fork, which closes the file, after any call: no copy of the descriptor is kept.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import time
+from collections.abc import Callable, Iterable
 
 WAIT_S = 10.0
 """The one bound, in seconds, of every wait for a ledger that others keep, counted from when the call began to wait:
@@ -33,6 +34,20 @@ class Patience:
     def give_up(self) -> None:
         """Wait no longer for what others hold; what has begun is finished."""
         self.deadline = min(self.deadline, time.monotonic() + GRACE_S)
+
+
+class Least:
+    """The wait of several callers at once: no longer than that of the least patient of those who still wait."""
+
+    __slots__ = ("_waits",)
+
+    def __init__(self, waits: Callable[[], Iterable[Patience]]) -> None:
+        self._waits = waits
+
+    @property
+    def deadline(self) -> float:
+        """See `Patience`; long ago if nobody waits."""
+        return min((wait.deadline for wait in self._waits()), default=0.0)
 
 
 current: contextvars.ContextVar[Patience | None] = contextvars.ContextVar("costguard_patience", default=None)

@@ -10,11 +10,13 @@ import sqlite3
 import stat
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextvars import Context
 from pathlib import Path
 from typing import Any, TypeVar
 
 from costguard.errors import LedgerError
+from costguard.ledger.engine import Outcome, attempt
 from costguard.ledger.engines import logs, places, schema
 from costguard.ledger.engines.files import SqliteTx, blend, check_is_file, connect, explain, resolve
 from costguard.ledger.engines.places import Files, Names, Note, View
@@ -80,6 +82,10 @@ class ReadEngine:
     def write(self, op: Callable[[Any], T]) -> T:  # noqa: ARG002
         """LedgerError: nothing is written here."""
         raise LedgerError(f"the ledger {self.path} was opened for reading; nothing was written")
+
+    def write_all(self, writes: Sequence[tuple[Context, Callable[[Any], Any]]]) -> list[Outcome]:
+        """As `write`, for each."""
+        return [attempt(self.write, op) for _, op in writes]
 
     def read(self, op: Callable[[Any], T]) -> T:
         """Run `op` on one consistent snapshot; again if the files changed meanwhile. No writer is waited for."""

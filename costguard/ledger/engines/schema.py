@@ -17,7 +17,7 @@ APPLICATION_ID = 0x636F7374
 SQLITE_MIN = (3, 37, 0)
 """The oldest SQLite with strict tables (and `RETURNING`)."""
 
-APPEND_ONLY = ("entries", "terms", "budget_changes", "ceiling_changes", "days", "moves")
+APPEND_ONLY = ("entries", "terms", "budget_changes", "ceiling_changes", "days", "moves", "fired")
 """Tables whose rows are never changed or removed; triggers enforce it."""
 
 # The spine. `attempts` is one possible bill: a task sent again is one more row with the same
@@ -144,7 +144,9 @@ ALTER TABLE budgets ADD COLUMN like_id INTEGER;
 # `leaves` names what is added up: `rollups` by day of the ledger's zone, `slots` by quarters of an hour for the days of
 # any other zone (no zone's days begin elsewhere), `tagged` by day and tags, `estimates` what was estimated and billed;
 # `priced` is what was charged where our own price for it is known, `computed` that price. `refusals` counts what was
-# kept out, `moves` says what projects are called now. A task is looked for by the end of its name: an index of whole
+# kept out, `moves` says what projects are called now. `fired` keeps every alert, also where `alerts` is armed again;
+# `imports` how far each import has come: `clean`, if no line of the file up to `bytes` was left out, so that it may go
+# on from there. A task is looked for by the end of its name: an index of whole
 # names would be a fifth of the file.
 _LINES = """SELECT '[' || group_concat(json_quote(component) || ',' || json_quote(modality) || ','
   || coalesce(quantity, 'null') || ',' || nanos) || ']'
@@ -214,6 +216,18 @@ CREATE TABLE refusals (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE moves (
   id INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, project TEXT NOT NULL, name TEXT NOT NULL, who TEXT NOT NULL
+) STRICT;
+CREATE TABLE fired (
+  id INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, project TEXT NOT NULL, per TEXT NOT NULL, window_us INTEGER NOT NULL,
+  threshold TEXT NOT NULL, limit_nanos INTEGER, spent INTEGER
+) STRICT;
+INSERT INTO fired (at_us, project, per, window_us, threshold) SELECT a.at_us, b.project, b.per, a.window_us, a.threshold
+  FROM alerts a JOIN budgets b ON b.id = a.budget_id ORDER BY a.at_us, a.budget_id, a.window_us, a.threshold;
+CREATE TABLE imports (
+  id INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, who TEXT NOT NULL, file TEXT NOT NULL, project TEXT NOT NULL,
+  tags TEXT NOT NULL, terms TEXT NOT NULL, bytes INTEGER NOT NULL, number INTEGER NOT NULL, digest TEXT NOT NULL,
+  clean INTEGER NOT NULL, lines INTEGER NOT NULL, bad INTEGER NOT NULL, tasks INTEGER NOT NULL,
+  results INTEGER NOT NULL, nanos INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX entries_by_hand ON entries (at_us) WHERE basis = 'correction';
 """

@@ -9,15 +9,18 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextvars import Context
 from pathlib import Path
 from typing import Any, TypeVar
 
 from costguard.errors import ConfigurationError, LedgerError
+from costguard.ledger.engine import Outcome, attempt
 from costguard.ledger.engines import keeping, patience, schema
 from costguard.ledger.engines.files import SqliteTx, check_is_file, explain, resolve
-from costguard.ledger.engines.keeping import OpenFiles
-from costguard.ledger.engines.patience import Patience
+from costguard.ledger.engines.grouping import Group, Job, wake_next
+from costguard.ledger.engines.leading import Leading
+from costguard.ledger.engines.patience import Least, Patience
 from costguard.ledger.engines.places import AdriftError
 
 T = TypeVar("T")
@@ -25,12 +28,14 @@ T = TypeVar("T")
 LOCK_TIMEOUT_S = patience.WAIT_S
 """How long a writer waits for others, in this process and elsewhere, before it gives up with an error."""
 
+_COMMIT = ("COMMIT",)
+
 _SYNCHRONOUS = {"full": "FULL", "normal": "NORMAL"}
 
 log = logging.getLogger("costguard")
 
 
-class SqliteEngine(OpenFiles):
+class SqliteEngine(Leading):
     """Transactions on the ledger file at `path`; created with mode 0600 if it is not there.
 
     `durability`: "full" survives power loss, "normal" survives every crash but that one.
@@ -46,11 +51,8 @@ class SqliteEngine(OpenFiles):
                 f" {'.'.join(map(str, schema.SQLITE_MIN))} or newer"
             )
         super().__init__(resolve(path), _SYNCHRONOUS[durability])
-        # Reentrant, so that a signal handler that forks, or ends a call, cannot hang on its own thread.
-        # Wherever both are taken, the reader's comes first.
-        self._gate = threading.RLock()
+        # Wherever both gates are taken, the reader's comes first.
         self._read_gate = threading.RLock()
-        self._writing = False
         self._closed = False
         check_is_file(self.path)
         with _forks:
@@ -74,7 +76,11 @@ class SqliteEngine(OpenFiles):
     # `try` that gives it back, and given back by functions written in C: nothing comes in between.
 
     def write(self, op: Callable[[SqliteTx], T]) -> T:
-        """Run `op` in one exclusive transaction; it is rolled back if `op` raises."""
+        """Run `op` in one exclusive transaction; it is rolled back if `op` raises.
+
+        What waits meanwhile is run in the same transaction, each as if alone: see `grouping`. So another thread may
+        run `op`, and run it again.
+        """
         wait = patience.current.get() or Patience(LOCK_TIMEOUT_S)
         try:
             return self._write(op, wait)
@@ -82,30 +88,38 @@ class SqliteEngine(OpenFiles):
             _put_back(self, wait)
             return self._write(op, wait)
 
+    def write_all(self, writes: Sequence[tuple[Context, Callable[[SqliteTx], Any]]]) -> list[Outcome]:
+        """See `Engine`."""
+        jobs = []
+        if len(writes) > 1:
+            jobs = [Job(op, context.run(patience.current.get) or Patience(LOCK_TIMEOUT_S)) for context, op in writes]
+            self._wait_in_queue(jobs, Least(lambda: [job.wait for job in jobs if job.error is None]))
+        outcomes = [attempt(job.result) for job in jobs]
+        for n, (context, op) in enumerate(writes):
+            if not jobs or isinstance(outcomes[n].error, AdriftError):
+                outcomes[n : n + 1] = [attempt(context.run, self.write, op)]
+        return outcomes
+
     def _settle(self, wait: Patience) -> None:
         """Make sure that the files are those in use, without a transaction; LedgerError if they cannot be."""
         try:
-            self._write(None, wait)
+            self._look_after(wait)
         except AdriftError:
             _put_back(self, wait)
 
-    def _write(self, op: Callable[[SqliteTx], T] | None, wait: Patience) -> T:
+    def _look_after(self, wait: Patience) -> None:
         try:
             if not (self._gate.acquire(blocking=False) or _wait_for(self._gate, wait)):
-                raise _busy(self)
-            if self._writing:
-                raise LedgerError(
-                    f"the ledger {self.path} is being written by this very thread: a signal handler, finalizer"
-                    " or transaction cannot write in between; do it later"
-                )
-            return self._transact(op, wait)
+                raise self._busy()
+            self._check_idle()
+            self._transact(None, wait, Group(self._pid))
         finally:
-            try:  # noqa: SIM105  `suppress` costs as much as the lock
+            try:  # noqa: SIM105
                 self._gate.release()
-            except RuntimeError:  # the gate was never taken
+            except RuntimeError:
                 pass
 
-    def _transact(self, op: Callable[[SqliteTx], T] | None, wait: Patience) -> T:
+    def _transact(self, job: Job | None, wait: Patience | Least, group: Group) -> None:
         connection = None
         try:
             self._writing = True
@@ -118,17 +132,18 @@ class SqliteEngine(OpenFiles):
                 raise
             connection = self._writer or self._open_writer()
             self._check_place()
-            if op is None:
-                return None  # type: ignore[return-value]
+            if job is None:
+                return
             tx = self._take_tx(connection)
             self._begin(connection, wait)
             tx.begun()
-            result = op(tx)
-            connection.execute("COMMIT")
+            job.run(tx, group)
+            if self._queue:
+                group.run_queued(self._queue, tx)
+            group.commits.extend(map(connection.execute, _COMMIT))
             self._check_lock()
             self._tx = tx
             self._tend_log(connection)
-            return result
         except (sqlite3.Error, OverflowError) as error:
             raise LedgerError(f"the ledger {self.path}: {explain(error)}") from error
         except OSError as error:  # a fork in a signal handler closed the files
@@ -149,7 +164,7 @@ class SqliteEngine(OpenFiles):
         tx, self._tx = self._tx, None
         return tx if tx is not None and tx.connection is connection else SqliteTx(connection)
 
-    def _begin(self, connection: sqlite3.Connection, wait: Patience) -> None:
+    def _begin(self, connection: sqlite3.Connection, wait: Patience | Least) -> None:
         """What was waited for the lock is not waited again for programs that do not know it."""
         left_s = wait.deadline - time.monotonic()
         if left_s > LOCK_TIMEOUT_S - 0.5:
@@ -233,13 +248,12 @@ class SqliteEngine(OpenFiles):
         self._lock.close()
 
     def _after_fork(self) -> None:
-        self._pid = os.getpid()
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._queue.clear()  # of threads that are not here
         self._gate.release()
         self._read_gate.release()
-
-
-def _busy(engine: SqliteEngine) -> LedgerError:
-    return LedgerError(f"the ledger {engine.path}: other threads kept it busy for {LOCK_TIMEOUT_S:g} s")
+        wake_next(self._queue)
 
 
 def _wait_for(gate: Any, wait: Patience) -> bool:
@@ -277,13 +291,13 @@ def _put_back(engine: SqliteEngine, wait: Patience) -> None:
     """Put the files right for all engines of this process on one ledger; nothing is held when this is called."""
     with contextlib.ExitStack() as taken:
         if not _wait_for(_forks, wait):
-            raise _busy(engine)
+            raise engine._busy()
         taken.callback(_forks.release)
         fellows = [each for each in list(_engines) if each.path == engine.path]
         for each in fellows:
             for gate in (each._read_gate, each._gate):
                 if not _wait_for(gate, wait):
-                    raise _busy(engine)
+                    raise engine._busy()
                 taken.callback(gate.release)
         try:
             engine._lock.acquire(wait)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import sqlite3
 import statistics
@@ -114,10 +115,23 @@ def _interleaved(folder: Path, durability: str) -> tuple[float, float]:
 
 def _floor(path: Path, durability: str) -> Callable[[], object]:
     """Two bare `BEGIN IMMEDIATE` transactions that read three budgets and write what a call must."""
+    make_floor(path)
+    connection = connect_floor(path, durability)
+    begin, commit = (functools.partial(connection.execute, word) for word in ("BEGIN IMMEDIATE", "COMMIT"))
+    return floor(connection, begin, commit)
+
+
+def connect_floor(path: Path, durability: str) -> sqlite3.Connection:
+    """A connection to the floor's database."""
     connection = sqlite3.connect(path, isolation_level=None)
-    execute, executemany = connection.execute, connection.executemany
-    execute("PRAGMA journal_mode = WAL")
-    execute(f"PRAGMA synchronous = {durability}")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA synchronous = {durability}")
+    return connection
+
+
+def make_floor(path: Path) -> None:
+    """The database of the floor: three budgets, and the tables of what a call must write."""
+    connection = sqlite3.connect(path, isolation_level=None)
     connection.executescript(
         """
         CREATE TABLE budgets (id INTEGER PRIMARY KEY, project TEXT, per TEXT, amount INTEGER);
@@ -134,10 +148,18 @@ def _floor(path: Path, durability: str) -> Callable[[], object]:
         INSERT INTO balances VALUES (1,1,0,0), (2,1,0,0), (3,1,0,0);
         """
     )
+    connection.close()
+
+
+def floor(
+    connection: sqlite3.Connection, begin: Callable[[], object], commit: Callable[[], object]
+) -> Callable[[], object]:
+    """A function that does both transactions once, each from `begin` to `commit`."""
+    execute, executemany = connection.execute, connection.executemany
     leaves = (("prompt", "TEXT"), ("prompt", "IMAGE"), ("completion", ""), ("rounding", ""))
 
     def run() -> None:
-        execute("BEGIN IMMEDIATE")
+        begin()
         execute(
             "SELECT b.id, b.amount, w.spent, w.held FROM budgets b JOIN balances w"
             " ON w.budget_id = b.id AND w.window = 1 WHERE b.project IN (?,?,?)",
@@ -149,8 +171,8 @@ def _floor(path: Path, durability: str) -> Callable[[], object]:
         ).lastrowid
         executemany("INSERT INTO holds VALUES (?,?,1,5)", [(task_id, n) for n in (1, 2, 3)])
         executemany("UPDATE balances SET held = held + 5 WHERE budget_id = ? AND window = 1", [(1,), (2,), (3,)])
-        execute("COMMIT")
-        execute("BEGIN IMMEDIATE")
+        commit()
+        begin()
         execute("SELECT budget_id, amount FROM holds WHERE task_id = ?", (task_id,)).fetchall()
         execute("UPDATE tasks SET status = 'settled' WHERE id = ?", (task_id,))
         executemany(
@@ -163,7 +185,7 @@ def _floor(path: Path, durability: str) -> Callable[[], object]:
             " ON CONFLICT DO UPDATE SET quantity = quantity + 4, cost = cost + 4",
             leaves,
         )
-        execute("COMMIT")
+        commit()
 
     return run
 

@@ -52,6 +52,17 @@ def results() -> Iterator[Measurement]:
         yield Measurement(f"over the limit{killed}", over, 0, of, "nano-dollars")
 
 
+def an_attempt() -> NewAttempt:
+    """A task that may cost `UPPER`."""
+    return NewAttempt(str(uuid.uuid4()), "textInference", "model", "sync", 1, UPPER, UPPER, None, "{}", "{}")
+
+
+def a_charge() -> Charge:
+    """What it is billed."""
+    lines = (Line("prompt", "TEXT", 10, COST // 4), Line("completion", "", 10, COST - COST // 4))
+    return Charge(COST, "cost", lines, COST, None, None, None, 10, 10, None, None, None, False, (), None, 1)
+
+
 def _race(path: Path, victims: int) -> tuple[list[float], float]:
     """Run the race to its end: the longest wait of each surviving process, and how many seconds it took."""
     context = multiprocessing.get_context("spawn")
@@ -91,10 +102,9 @@ def _run(path: Path, start: Any, report: Connection) -> None:
 
 def _call(ledger: Ledger, waits: list[float], n: int) -> None:
     """Hold and settle until nothing that is still under way can make room."""
-    lines = (Line("prompt", "TEXT", 10, COST // 4), Line("completion", "", 10, COST - COST // 4))
-    charge = Charge(COST, "cost", lines, COST, None, None, None, 10, 10, None, None, None, False, (), None, 1)
+    charge = a_charge()
     while True:
-        task = NewAttempt(str(uuid.uuid4()), "textInference", "model", "sync", 1, UPPER, UPPER, None, "{}", "{}")
+        task = an_attempt()
         asked = time.perf_counter()
         answer = ledger.admit(PROJECT, NOW_US, [task])
         waits[n] = max(waits[n], time.perf_counter() - asked)

@@ -23,7 +23,7 @@ BUSY_TIMEOUT_S = WAIT_S
 CLOSE_TIMEOUT_S = 1.0
 """How long closing waits for others, to put the log away; what is in it is safe there too."""
 
-LOG_PAGES = 1000
+LOG_PAGES = 4000
 """The log is written into the database when it has this many pages (SQLite's own default)."""
 
 PAGE_BYTES = 2048

@@ -11,22 +11,42 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import math
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from costguard.errors import LedgerError
+from costguard.ledger.engines import spans
 from costguard.ledger.engines.patience import Least, Patience
 
-_POLL_S = 0.001
-"""A waiter's step, always the same: its chance does not shrink with the time it has waited. A blocking
-`flock` would wake it sooner, but cannot be bounded, and served the unlucky no better when measured.
+_SOON_S, _LATER_S = 0.0002, 0.004
+"""The step of who has waited longest, and of the others: always the same, so that no chance shrinks with the wait.
+A blocking `flock` would need no steps, but cannot be bounded. If all looked often, 32 programs would do little else.
 """
+
+_TURN_S = 0.003
+"""After this long a program that had to wait for the lock lets others in who wait now. Shorter turns cost calls, as
+every change of writers costs both what they remember of the file.
+"""
+
+_OF_LATE_S = 1.0
+"""Who had not to wait for so long does not ask whether others do: alone, the lock is one system call."""
+
+_LINE_S = 0.25
+"""Who stands in line longer is passed: it may be stopped."""
+
+_LINE_AT = 1 << 40
+"""The first byte of the line: one for each microsecond, far beyond the note."""
 
 
 class WriterLock:
     """An exclusive `flock` on the file beside `ledger`. Not for use by two threads at once.
+
+    Whoever looks while it is free takes it. Those who wait also claim a byte of the file that stands for the time they
+    came, which ends with their program: who sees no earlier one looks most often, and a program that has had its turn
+    lets them in. Nobody trusts in others doing so: all look, and one that is stopped or killed holds nobody up.
 
     The file gets the owner and mode of the ledger, as SQLite does for its own, so that an administrator's
     command leaves nothing in a service's folder that the service cannot use.
@@ -40,10 +60,32 @@ class WriterLock:
         self._ledger = ledger
         self._fd: int | None = None
         self._inode = 0
+        self._turn_s = -math.inf  # when it was last taken after a wait
         self.release = _nothing
 
     def acquire(self, patience: Patience | Least) -> None:
         """Take the lock, waiting until `patience.deadline`; LedgerError that names the holder if others keep it."""
+        now_s = time.monotonic()
+        is_over = _TURN_S < now_s - self._turn_s < _OF_LATE_S
+        if not (is_over and self._is_behind(_byte(now_s))) and self._take():
+            return
+        place = _byte(now_s)
+        try:
+            while True:
+                time.sleep(_SOON_S if self._line_up(place) and not self._is_behind(place) else _LATER_S)
+                if self._take():
+                    break
+                if time.monotonic() > patience.deadline:
+                    raise LedgerError(
+                        f"other processes keep the ledger's lock {self.path}: {holders(self._inode)}"
+                        f" (`fuser {self.path}` names them)"
+                    )
+        finally:
+            self._leave_line()
+        self._turn_s = time.monotonic()
+
+    def _take(self) -> bool:
+        """Take the lock if it is free."""
         while True:
             # A signal handler may fork, which closes the file, after any call: no copy of the descriptor is kept.
             while self._fd is None:
@@ -51,18 +93,25 @@ class WriterLock:
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                if time.monotonic() > patience.deadline:
-                    raise LedgerError(
-                        f"other processes keep the ledger's lock {self.path}: {holders(self._inode)}"
-                        f" (`fuser {self.path}` names them)"
-                    ) from None
-                time.sleep(_POLL_S)
+                return False
             except OSError as error:
                 raise LedgerError(f"cannot lock {self.path}: {error.strerror}; use a local disk") from error
-            else:
-                if self.is_linked():
-                    return
-                self.close()  # removed meanwhile: others would lock another file
+            if self.is_linked():
+                return True
+            self.close()  # removed meanwhile: others would lock another file
+
+    def _line_up(self, place: int) -> bool:
+        """Stand in line, if one can here; again at every look, as the file may be another by now."""
+        return self._fd is not None and spans.claim(self._fd, fcntl.F_RDLCK, (place, 1))
+
+    def _is_behind(self, place: int) -> bool:
+        """True if others stand in line before `place`, and not for too long."""
+        first = _byte(time.monotonic() - _LINE_S)
+        return self._fd is not None and first < place and spans.is_claimed(self._fd, (first, place - first))
+
+    def _leave_line(self) -> None:
+        if self._fd is not None:
+            spans.claim(self._fd, fcntl.F_UNLCK, (_LINE_AT, 0))
 
     def is_linked(self) -> bool:
         """True if others who take the lock take this one: its file was not removed."""
@@ -112,6 +161,10 @@ class WriterLock:
 
     def __del__(self) -> None:
         self.close()
+
+
+def _byte(at_s: float) -> int:
+    return _LINE_AT + max(0, int(at_s * 1e6))
 
 
 def holders(inode: int) -> str:

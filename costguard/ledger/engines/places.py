@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import os
 import struct
-import sys
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,17 +18,13 @@ from typing import NamedTuple
 from zlib import crc32
 
 from costguard.errors import LedgerError
-from costguard.ledger.engines import logs
+from costguard.ledger.engines import logs, spans
 from costguard.ledger.engines.logs import Tip
 
 _SHARED = (0x40000002, 510)
 """Bytes of a database on which SQLite's connections hold their shared lock (first, length)."""
 _DMS = (128, 1)
 """Byte of `-shm` that tells SQLite that the file is in use."""
-_OFD_SETLK = getattr(fcntl, "F_OFD_SETLK", None)
-_OFD_GETLK = getattr(fcntl, "F_OFD_GETLK", None)
-CAN_ASK = _OFD_GETLK is not None and sys.platform == "linux"
-"""True if it can be asked whether others use a file."""
 
 
 class AdriftError(LedgerError):
@@ -225,7 +220,7 @@ class Anchor:
 
     def hold(self, path: Path) -> None:
         """Take the locks; to be called once the file is in WAL mode, with its `-shm` there."""
-        _ofd(self._fd, fcntl.F_RDLCK, _SHARED)
+        spans.claim(self._fd, fcntl.F_RDLCK, _SHARED)
         if self._shm is None:
             try:
                 self._shm = os.open(f"{path}-shm", os.O_RDONLY | os.O_CLOEXEC)
@@ -238,21 +233,21 @@ class Anchor:
             self._index = logs.Index(self._shm)
             with contextlib.suppress(OSError):
                 self._log = os.open(f"{path}-wal", os.O_RDONLY | os.O_CLOEXEC)
-        _ofd(self._shm, fcntl.F_RDLCK, _DMS)
+        spans.claim(self._shm, fcntl.F_RDLCK, _DMS)
 
     def hold_database(self) -> None:
         """Take the lock on the database alone."""
-        _ofd(self._fd, fcntl.F_RDLCK, _SHARED)
+        spans.claim(self._fd, fcntl.F_RDLCK, _SHARED)
 
     def has_others(self) -> bool:
         """True if others have connections on the file: other programs, or other engines of this one."""
-        return (self.users > 1 and self.shm != 0) or _is_locked(self._fd, _SHARED)
+        return (self.users > 1 and self.shm != 0) or spans.is_claimed(self._fd, _SHARED)
 
     def let_go(self) -> None:
         """Give the locks up, so that the last connection of all, here or elsewhere, may put the log away."""
-        _ofd(self._fd, fcntl.F_UNLCK, _SHARED)
+        spans.claim(self._fd, fcntl.F_UNLCK, _SHARED)
         if self._shm is not None:
-            _ofd(self._shm, fcntl.F_UNLCK, _DMS)
+            spans.claim(self._shm, fcntl.F_UNLCK, _DMS)
 
     def tip(self) -> tuple[Tip, int] | None:
         """The last commit in the log, and how many of its pages are in the database; None for a damaged index."""
@@ -265,25 +260,6 @@ class Anchor:
     def descriptors(self) -> list[int]:
         """What is open. No connection of this process may be left on the files when one is closed."""
         return [fd for fd in (self._fd, self._shm, self._log) if fd is not None]
-
-
-def _ofd(fd: int, kind: int, span: tuple[int, int]) -> None:
-    if _OFD_SETLK is not None and sys.platform == "linux":
-        try:
-            fcntl.fcntl(fd, _OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, *span, 0))
-        except OSError:
-            return  # a database that is just being made, or a file system without such locks
-
-
-def _is_locked(fd: int, span: tuple[int, int]) -> bool:
-    if _OFD_GETLK is None or not CAN_ASK:
-        return False
-    asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, *span, 0)
-    try:
-        found = fcntl.fcntl(fd, _OFD_GETLK, asked)
-    except OSError:  # a file system without such locks
-        return False
-    return bool(struct.unpack_from("h", found)[0] != fcntl.F_UNLCK)
 
 
 class View:
@@ -301,7 +277,7 @@ class View:
 
     def has_others(self) -> bool:
         """True if anybody has connections on the file."""
-        return _is_locked(self._fd, _SHARED)
+        return spans.is_claimed(self._fd, _SHARED)
 
     def tip(self, path: Path) -> tuple[Tip, int] | None:
         """What the `-shm` of the ledger at `path` shows; None where nobody uses it: SQLite makes it anew then."""
@@ -311,7 +287,7 @@ class View:
                 fd = os.open(f"{path}-shm", os.O_RDONLY | os.O_CLOEXEC)
                 self._indexes[os.fstat(fd).st_ino] = fd
             fd = self._indexes.get(inode, -1)
-        return logs.Index(fd).tip() if fd >= 0 and _is_locked(fd, _DMS) else None
+        return logs.Index(fd).tip() if fd >= 0 and spans.is_claimed(fd, _DMS) else None
 
     def copy_database(self, target: Path) -> None:
         """Copy the database file."""

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from costguard.errors import LedgerError
 from costguard.ledger.engine import Outcome, attempt
-from costguard.ledger.engines import logs, places, schema
+from costguard.ledger.engines import logs, places, schema, spans
 from costguard.ledger.engines.files import SqliteTx, blend, check_is_file, connect, explain, resolve
 from costguard.ledger.engines.places import Files, Names, Note, View
 from costguard.ledger.engines.sqlite import SqliteEngine
@@ -166,7 +166,7 @@ class ReadEngine:
     def _is_index_used(self, view: View, found: Files) -> bool:
         """A `-shm` that nobody uses may be of any time: a power loss or a snapshot leaves such."""
         try:
-            return bool(found.shm) and (view.tip(self.path) is not None or not places.CAN_ASK)
+            return bool(found.shm) and (view.tip(self.path) is not None or not spans.CAN_ASK)
         except FileNotFoundError:
             raise UnsteadyError from None
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from costguard.cli.app import MONTH, PROJECT, Session, format_option, pass_session, show
+from costguard.cli.app import MONTH, PROJECT, Session, pass_session
 from costguard.cli.hints import hint_at_month, hint_at_project
+from costguard.cli.output import format_option, show
 
 
 @click.command(short_help="Compare estimates with what was billed.")

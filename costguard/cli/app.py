@@ -1,4 +1,4 @@
-"""What all commands share: the session, argument types, `--format`, and how errors end a command.
+"""What all commands share: the session, argument types, and how errors end a command.
 
 Only click and light modules here: `costguard --help` loads no ledger, no tables, no vocabulary.
 """
@@ -17,13 +17,10 @@ from reprlib import repr as short
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
 
 from costguard.cli import streams
 from costguard.errors import ConfigurationError, CostguardError, LedgerError
 from costguard.refusals import BudgetExceeded
-from costguard.reports import formats
-from costguard.reports.document import Document
 
 if TYPE_CHECKING:
     from costguard.guard import Guard
@@ -139,40 +136,6 @@ class Session:
 pass_session = click.make_pass_decorator(Session)
 
 
-class FormatType(click.ParamType[str]):
-    """The name of a format, of those there are when it is asked for."""
-
-    name = "format"
-
-    @property
-    def _choice(self) -> click.Choice[str]:
-        return click.Choice(list(formats.FORMATS))
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """One of the names; anything else is a usage error."""
-        return self._choice.convert(value, param, ctx)
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
-        """All names, for the help."""
-        return self._choice.get_metavar(param, ctx)
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """The names that begin so."""
-        return self._choice.shell_complete(ctx, param, incomplete)
-
-
-def format_option(command: F) -> F:
-    """Add `--format` to a command that prints data, as its argument `output`."""
-    return click.option(
-        "--format",
-        "output",
-        type=FormatType(),
-        default=next(iter(formats.FORMATS)),
-        show_default=True,
-        help="How to print it.",
-    )(command)
-
-
 def prices_option(command: F) -> F:
     """Add `--prices` to a command that reads price lists."""
     return click.option(
@@ -182,14 +145,6 @@ def prices_option(command: F) -> F:
         type=click.Path(exists=True, file_okay=False, path_type=Path),
         help="Folder of price files of your own, on top of the shipped ones.",
     )(command)
-
-
-def show(document: Document, output: str) -> None:
-    """Print a document in the format `output`; for programs always as UTF-8, whatever the locale says."""
-    chosen = formats.named(output)
-    text = chosen.write(document).rstrip("\n")
-    if text:
-        click.echo(text if chosen.FOR_PEOPLE else text.encode(errors="backslashreplace"))
 
 
 class _Failed(click.ClickException):

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from costguard.budgets import ACTIONS, PERIODS, make_budget
-from costguard.cli.app import AMOUNT, PERCENTS, ZONE, ProjectType, Session, format_option, pass_session, show
+from costguard.cli.app import AMOUNT, PERCENTS, ZONE, ProjectType, Session, pass_session
 from costguard.cli.hints import hint_at_project
+from costguard.cli.output import format_option, show
 from costguard.cli.suggesting import did_you_mean, near_project
 from costguard.errors import ConfigurationError
 from costguard.projects import like, parse_budget_project

@@ -6,7 +6,8 @@ from decimal import Decimal
 
 import click
 
-from costguard.cli.app import AMOUNT, NAME, Session, format_option, pass_session, show
+from costguard.cli.app import AMOUNT, NAME, Session, pass_session
+from costguard.cli.output import format_option, show
 from costguard.cli.suggesting import did_you_mean
 from costguard.errors import ConfigurationError
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from costguard.cli import status
-from costguard.cli.app import FILE, Session, pass_session, show
+from costguard.cli.app import FILE, Session, pass_session
+from costguard.cli.output import show
 from costguard.errors import ConfigurationError, LedgerError
 from costguard.refusals import BudgetExceeded
 
@@ -66,8 +67,8 @@ def _run(path: Path, clock: Callable[[], datetime] | None) -> None:
     import httpx
 
     from costguard.guard import Guard
-    from costguard.reports import statement
-    from costguard.reports.monthly import monthly
+    from costguard.reports import periods, statement
+    from costguard.reports.facts import state
     from costguard.testing import StandIn, seeds
 
     alerts: list[str] = []
@@ -96,8 +97,8 @@ def _run(path: Path, clock: Callable[[], datetime] | None) -> None:
         show(status.document(guard.status()), "table")
         at_us = guard.now_us()
         click.echo("\n$ costguard report --by modality")
-        month = f"{guard.status()[0].window_start:%Y-%m}"
-        show(statement.document(monthly(guard.ledger, month, by=("modality",), at_us=at_us)), "table")
+        month = periods.month(f"{guard.status()[0].window_start:%Y-%m}")
+        show(statement.document(state(guard.ledger, month, by=("modality",), at_us=at_us)), "table")
         click.echo("\n$ costguard verify")
         difference = guard.verify().difference
     if difference is not None:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from costguard.cli.app import MEDIA_MAX, PROJECT, Session, format_option, pass_session, prices_option, show
+from costguard.cli.app import MEDIA_MAX, PROJECT, Session, pass_session, prices_option
 from costguard.cli.hints import hint_at_project, near_model
+from costguard.cli.output import format_option, show
 from costguard.errors import ConfigurationError
 from costguard.modalities import MEDIA_MAX as SETTINGS
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from costguard.cli.app import format_option, prices_option, show
+from costguard.cli.app import prices_option
 from costguard.cli.hints import near_model
+from costguard.cli.output import format_option, show
 from costguard.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from costguard.cli.app import AGE, ENDPOINT, Session, format_option, pass_session, show
+from costguard.cli.app import AGE, ENDPOINT, Session, pass_session
 from costguard.cli.asking import provider_client
+from costguard.cli.output import format_option, show
 from costguard.errors import ConfigurationError, CostguardError
 
 if TYPE_CHECKING:

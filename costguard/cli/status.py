@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from costguard.cli.app import AMOUNT, EXIT_OVER_BUDGET, PROJECT, Session, format_option, pass_session, show
+from costguard.cli.app import AMOUNT, EXIT_OVER_BUDGET, PROJECT, Session, pass_session
 from costguard.cli.hints import hint_at_project
+from costguard.cli.output import format_option, show
 
 if TYPE_CHECKING:
     from costguard.budgets import Budget

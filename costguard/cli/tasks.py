@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from costguard.cli.app import AMOUNT, MOMENT, PROJECT, Session, format_option, pass_session, show
+from costguard.cli.app import AMOUNT, MOMENT, PROJECT, Session, pass_session
 from costguard.cli.hints import hint_at_model, hint_at_project
+from costguard.cli.output import format_option, show
 from costguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -50,12 +51,12 @@ def tasks(
     Days and times without an offset are in the ledger's reporting zone.
     """
     from costguard.reports.document import Document
-    from costguard.reports.formats import named
+    from costguard.reports.formats import is_for_people
 
     if ctx.invoked_subcommand is not None:
         return
     session: Session = ctx.obj
-    shortened = limit is None and named(output).FOR_PEOPLE
+    shortened = limit is None and is_for_people(output)
     asked = TABLE_ROWS + COUNTED_MAX + 1 if shortened else limit
     with session.guard() as guard:
         zone = guard.ledger.timezone
@@ -64,8 +65,8 @@ def tasks(
             project=project,
             status=status,
             model=known.model if known else model,
-            since_us=None if since is None else _instant(since, zone, end=False),
-            until_us=None if until is None else _instant(until, zone, end=True),
+            since_us=None if since is None else instant(since, zone, end=False),
+            until_us=None if until is None else instant(until, zone, end=True),
             limit=asked,
         )
         if not found:
@@ -178,7 +179,7 @@ _KEYS = (
 )  # fmt: skip
 
 
-def _instant(moment: date | datetime, timezone: str, *, end: bool) -> int:
+def instant(moment: date | datetime, timezone: str, *, end: bool) -> int:
     """UTC microseconds of a time, or of the first instant (with `end`: past the last) of a day."""
     from datetime import time
     from zoneinfo import ZoneInfo

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from costguard.cli.app import FILE, Session, format_option, pass_session, show
+from costguard.cli.app import FILE, Session, pass_session
+from costguard.cli.output import format_option, show
 from costguard.errors import LedgerError
 
 if TYPE_CHECKING:

@@ -8,8 +8,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal
+from decimal import ROUND_FLOOR, Decimal
+from html import escape
 from typing import Any, Literal, NamedTuple
+
+from costguard import rows
+
+UNTITLED = "costguard"
+"""The title of a document that has none of its own."""
+
+NEAR_PERCENT = 80
+"""Of a limit: from here on it is near."""
+
+Level = Literal["", "near", "over"]
+"""How far a limit is used."""
+
+_TENTH = Decimal("0.1")
 
 Row = Mapping[str, Any]
 """One row by column key. Decimal is USD (from `money.to_usd`), int a count, float seconds, None unknown."""
@@ -47,6 +61,26 @@ class Heading(NamedTuple):
     text: str
 
 
+class Figure(NamedTuple):
+    """A headline: what it is, the value with its unit, and what is said below it in small print.
+
+    `level` colours it: "near" a limit, "over" one.
+    """
+
+    label: str
+    value: object
+    unit: str = ""
+    note: str = ""
+    level: Level = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """The few figures that answer what a document is asked first, in their order."""
+
+    items: Sequence[Figure]
+
+
 class Point(NamedTuple):
     """One mark of a chart: its label and amount in USD. `limit`: what it is to stay below, in USD. `is_forecast`:
     what is expected, and `least` and `most` what it may come to.
@@ -58,6 +92,18 @@ class Point(NamedTuple):
     is_forecast: bool = False
     least: Decimal | None = None
     most: Decimal | None = None
+
+    @property
+    def used_percent(self) -> Decimal | None:
+        """`value` in percent of `limit`, down to a tenth as alerts count it; None without a limit, or with one of 0."""
+        return (self.value * 100 / self.limit).quantize(_TENTH, ROUND_FLOOR) if self.limit else None
+
+    @property
+    def level(self) -> Level:
+        """Of its limit: "near" from 80 %, "over" from 100 %; "" below and without a limit."""
+        if self.limit is None or self.value * 100 < self.limit * NEAR_PERCENT:
+            return ""
+        return "over" if self.value >= self.limit else "near"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +120,7 @@ class Chart:
     table: Table
 
 
-Part = str | Heading | Table | Chart
+Part = str | Heading | Figures | Table | Chart
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +138,42 @@ class Document:
     keys: Sequence[str]
     rows: Sequence[Row]
     parts: Sequence[Part]
-    title: str = "costguard"
+    title: str = UNTITLED
     about: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_frame(self, library: str | None = None) -> Any:
+        """The rows as a DataFrame, with `about` before each, amounts as Decimal: see `costguard.rows.to_frame`."""
+        return rows.to_frame(self.stackable_keys, self.stackable_rows, library)
+
+    @property
+    def stackable_keys(self) -> list[str]:
+        """`about` and `keys`; where both have one of the same name, it is the row's own."""
+        return [*(key for key in self.about if key not in self.keys), *self.keys]
+
+    @property
+    def stackable_rows(self) -> list[Row]:
+        """The rows, each with `about`, so that rows of several documents can be put together."""
+        return [{**self.about, **row} for row in self.rows] if self.about else list(self.rows)
+
+    def _repr_html_(self) -> str:
+        """Texts and tables, as notebooks show them."""
+        return "".join(map(_in_notebook, self.parts))
+
+
+def _in_notebook(part: Part) -> str:
+    match part:
+        case str():
+            return "".join(f"<p>{escape(line)}</p>" for line in part.splitlines())
+        case Heading():
+            return f"<h4>{escape(part.text)}</h4>"
+        case Figures():
+            titles = {"label": "", "value": "", "unit": "", "note": ""}
+            return rows.to_html(titles, [item._asdict() for item in part.items])
+        case Chart():
+            return _in_notebook(part.table)
+        case Table():
+            titles = {column.key: column.title for column in part.columns}
+            return rows.to_html(titles, [*part.rows, *([part.total] if part.total else [])])
 
 
 def usd(amount: Decimal | None) -> str:

@@ -19,12 +19,16 @@ Lines = Sequence[str]
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """A table as text: a title and a cell a row for each column, each in lines of their own."""
+    """A table as text: a title and a cell a row for each column, each in lines of their own.
+
+    `codes` are the colours of the rows' last cells, as terminals number them; "" for none.
+    """
 
     columns: Sequence[Column]
     titles: Sequence[Lines]
     rows: Sequence[Sequence[Lines]]
     has_total: bool
+    codes: Sequence[str] = ()
 
     @property
     def widths(self) -> list[int]:
@@ -46,7 +50,9 @@ def fitted(cells: Cells, width: int) -> Cells | None:
 
     Numbers and what is `whole` keep their lines; other texts are folded to no less than their column's `least`.
     """
-    cells = replace(cells, titles=[_folded(title, max(map(cell_len, title[0].split()))) for title in cells.titles])
+    cells = replace(
+        cells, titles=[_folded(title, max(map(cell_len, title[0].split()), default=0)) for title in cells.titles]
+    )
     widths = cells.widths
     least = [
         found if column.number or column.whole else max(min(found, column.least), *map(cell_len, title))
@@ -66,27 +72,38 @@ def fitted(cells: Cells, width: int) -> Cells | None:
     )
 
 
+def painted(text: str, code: str) -> str:
+    """The text in a colour or weight of a terminal, by its code (SGR)."""
+    return f"\x1b[{code}m{text}\x1b[0m" if text and code else text
+
+
 def in_rows(cells: Cells, *, bold: bool) -> str:
-    """A heading, a rule, a line or more for each row; the total under a rule of its own."""
+    """A heading, if there is one, a rule, a line or more for each row; the total under a rule of its own.
+
+    Colours only if `bold`.
+    """
     widths = cells.widths
     rule = "─" * cells.width
-    lines = [*_row(cells, widths, cells.titles, bold=bold), rule]
+    has_titles = any(map(any, cells.titles))
+    lines = [*_row(cells, widths, cells.titles, bold=bold), rule] if has_titles else []
     for number, row in enumerate(cells.rows, start=1):
         is_total = cells.has_total and number == len(cells.rows)
         if is_total and number > 1:
             lines.append(rule)
-        lines += _row(cells, widths, row, bold=bold and is_total)
+        code = cells.codes[number - 1] if bold and number <= len(cells.codes) else ""
+        lines += _row(cells, widths, row, bold=bold and is_total, code=code)
     return "\n".join(lines)
 
 
-def _row(cells: Cells, widths: Sequence[int], row: Sequence[Lines], *, bold: bool) -> Iterator[str]:
+def _row(cells: Cells, widths: Sequence[int], row: Sequence[Lines], *, bold: bool, code: str = "") -> Iterator[str]:
     for height in range(max(map(len, row))):
         texts = [cell[height] if height < len(cell) else "" for cell in row]
-        line = _GAP.join(
+        *before, last = (
             _padded(text, width, to_right=column.number)
             for text, width, column in zip(texts, widths, cells.columns, strict=True)
-        ).rstrip()
-        yield f"\x1b[1m{line}\x1b[0m" if bold and line else line
+        )
+        line = _GAP.join([*before, painted(last.rstrip(), code)]).rstrip()
+        yield painted(line, "1") if bold else line
 
 
 def _padded(text: str, width: int, *, to_right: bool) -> str:
@@ -103,7 +120,7 @@ def in_blocks(cells: Cells, width: int, *, bold: bool) -> str:
         lines: list[str] = []
         for label, column, cell in zip(labels, cells.columns, row, strict=True):
             texts = [text.strip() for text in cell]
-            shown = f"\x1b[1m{label}\x1b[0m" if bold else label
+            shown = painted(label, "1") if bold else label
             if len(texts) == 1 and begin + cell_len(texts[0]) <= width:
                 lines.append(f"{shown}{' ' * (begin - cell_len(label))}{texts[0]}".rstrip())
                 continue

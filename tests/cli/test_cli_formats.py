@@ -17,7 +17,8 @@ from conftest import Clock
 
 from costguard import Guard
 from costguard.cli import main
-from costguard.cli.app import FormatType, Session
+from costguard.cli.app import Session
+from costguard.cli.output import FormatType
 from costguard.reports import formats
 from costguard.reports.document import Document, Table
 
@@ -35,6 +36,10 @@ ARGUMENTS = {
     "prices show": ("google:gemini@3-flash",),
     "verify": (),
     "reconcile": (),
+    "import": ("/dev/null", "--project", "acme", "--at", "2026-11-22", "--dry-run"),
+    "reprice": ("--as-of", "2026-11-22"),
+    "log": (),
+    "project list": (),
 }
 """Every command that prints data, with arguments that make it."""
 
@@ -92,7 +97,7 @@ def test_a_registered_format_is_offered_by_every_command(
     assert (result.exit_code, result.stderr) == (0, ""), result.output
     assert result.stdout.startswith("outline: ")
     assert result.stdout.count("\n") == 1
-    assert "outline]" in CliRunner().invoke(main, [*command.split(), "--help"]).stdout
+    assert "|outline|" in CliRunner().invoke(main, [*command.split(), "--help"]).stdout
 
 
 @pytest.mark.parametrize("command", ARGUMENTS)
@@ -107,7 +112,7 @@ def test_every_command_writes_every_format(command: str, name: str, guard: Guard
 def test_an_unknown_format_names_those_there_are(guard: Guard, ledger: Path, clock: Clock) -> None:
     result = run("status", ledger, clock, "--format", "xml")
     assert result.exit_code == 2
-    assert "'xml' is not one of 'table', 'json', 'csv'." in result.stderr
+    assert "'xml' is not one of 'table', 'json', 'csv', 'markdown', 'html', 'parquet'." in result.stderr
 
 
 def test_a_shell_completes_the_names() -> None:

@@ -26,6 +26,7 @@ from rich.cells import cell_len
 from costguard import Guard
 from costguard.reports.document import Column, Table
 from costguard.reports.formats import table
+from costguard.rows import shown as as_text
 from costguard.testing import StandIn, seeds
 
 ROOT = Path(__file__).parents[2]
@@ -227,13 +228,13 @@ def test_any_table_at_any_width_has_every_character_and_every_whole_number(found
     squeezed = sorted(text.replace("─", ""))
     for row in (*found.rows, *([found.total] if found.total else [])):
         for column in found.columns:
-            shown = table._shown(row[column.key])
+            shown = as_text(row[column.key])
             if column.number or column.whole:
                 assert shown in text
             for character in set(shown.replace(" ", "")):
                 assert squeezed.count(character) >= shown.count(character)
     longest = max(
-        [16, *(cell_len(table._shown(row[column.key])) for row in (*found.rows, *([found.total] if found.total else []))
+        [16, *(cell_len(as_text(row[column.key])) for row in (*found.rows, *([found.total] if found.total else []))
                for column in found.columns if column.number or column.whole)]
     )  # fmt: skip
     if width >= longest + 2 and width >= 17:

@@ -1,4 +1,4 @@
-"""CSV: a document's rows under a header of their keys."""
+"""CSV: a document's rows under a header of their keys, each with what tells it from those of other documents."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from costguard.reports.document import Document, plain
 
 FOR_PEOPLE = False
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = tuple("=+-@\t\r\n＝＋－＠")
+"""What spreadsheets begin a formula with; some take the wide characters, too."""
 
 
 def write(document: Document) -> str:
     """Lines end with a newline; an unknown is empty. Text that a spreadsheet takes for a formula is quoted."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(document.keys)
-    for row in document.rows:
-        writer.writerow([_value(row[key]) for key in document.keys])
+    keys = document.stackable_keys
+    writer.writerow(map(cell, keys))
+    for row in document.stackable_rows:
+        writer.writerow([cell(row[key]) for key in keys])
     return text.getvalue()
 
 
-def _value(value: object) -> object:
+def cell(value: object) -> object:
+    """A value as a cell: text that a spreadsheet takes for a formula is quoted, numbers are as they are."""
     if value is None:
         return ""
     if isinstance(value, bool):

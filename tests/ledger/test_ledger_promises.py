@@ -228,7 +228,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(data=st.data(), lines=lines, partial=st.booleans())
     def settle(self, data: st.DataObject, lines: tuple[Line, ...], partial: bool) -> None:
         attempt = data.draw(st.sampled_from([a for a in self.attempts if a.open] or self.attempts))
-        if attempt.charged and attempt.open:
+        if attempt.keys and attempt.open:
             return  # an attempt's own response comes once
         key = "own" if not attempt.keys else min(attempt.keys)
         if attempt.keys:

@@ -52,11 +52,13 @@ def windows_in(
         budget = read_budget(*row[1:])
         set_now[budget.project, budget.per] = budget
     start_us, end_us = bounds(span)
+    kept: set[tuple[_Key, Window]] = set()
     for project, per, window_us, ended_us, spent, held, is_child in tx.all(
         "SELECT b.project, b.per, w.window_us, w.end_us, w.spent, w.held, b.like_id IS NOT NULL FROM balances w"
         " JOIN budgets b ON b.id = w.budget_id WHERE w.window_us < ? AND w.end_us > ?",
         (end_us, start_us),
     ):
+        kept.add(((project, per), _window(window_us, ended_us)))
         if not is_child or spent or held:
             found.setdefault((project, per), {})[_window(window_us, ended_us)] = spent, held
     for project, per, window_us, ended_us in tx.all(
@@ -64,7 +66,7 @@ def windows_in(
         " AND (window_end_us IS NULL OR window_end_us > ?)",
         (end_us, start_us),
     ):
-        if (project, per) not in set_now or _window(window_us, ended_us) not in found.get((project, per), {}):
+        if ((project, per), _window(window_us, ended_us)) not in kept:
             found.setdefault((project, per), {}).setdefault(_window(window_us, ended_us), None)
     for key, budget in set_now.items():
         _generate(found.setdefault(key, {}), budget, span, at_us, histories.get(key, []))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
@@ -12,7 +13,7 @@ from costguard.ledger.accounting.naming import Names
 from costguard.ledger.accounting.reading import Reading
 from costguard.ledger.accounting.spending import Span
 from costguard.ledger.accounting.sql import covered
-from costguard.ledger.charges import Basis, Line, read_lines
+from costguard.ledger.charges import Basis, CacheReading, Line, read_lines
 from costguard.ledger.engine import Tx
 from costguard.projects import ROOT, covers
 
@@ -22,10 +23,11 @@ PAGE = 2_000
 _SLACK_US = 2 * 86_400 * 1_000_000
 """The day of an attempt was cut by the rules of its zone then: no more than this from where they cut it now."""
 
-_ATTEMPT = "id, task_uuid, project, task_type, model, tags, at_us, day"
+_ATTEMPT = "id, task_uuid, project, task_type, model, tags, at_us, day, estimate"
 _CHARGES = (
     "SELECT a.id, a.task_uuid, a.project, a.task_type, a.model, a.tags, a.at_us, a.day, c.seq, c.at_us, c.spent,"
-    " c.basis, c.price_id, c.results, c.replaces, c.reasoning_tokens, c.lines"
+    " c.basis, c.price_id, c.results, c.replaces, c.reasoning_tokens, c.lines, c.prompt_tokens, c.completion_tokens,"
+    " c.cached_tokens, c.cache_reading, a.estimate"
     f" FROM (SELECT {_ATTEMPT} FROM attempts WHERE {{}} ORDER BY at_us, id LIMIT ?) a"
     " LEFT JOIN entries c ON c.attempt_id = a.id AND c.kind <> 'hold' AND c.kind = 'charge' AND c.seq <= ?"
     " ORDER BY a.at_us, a.id, c.seq"
@@ -45,6 +47,10 @@ class BookedCharge(NamedTuple):
     replaces: int | None
     reasoning: int | None
     lines: list[Line]
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    cache_reading: CacheReading | None = None
 
 
 class ChargedAttempt(NamedTuple):
@@ -59,6 +65,8 @@ class ChargedAttempt(NamedTuple):
     """JSON."""
     at_us: int
     charges: list[BookedCharge]
+    estimate: str = "{}"
+    """JSON: tokens by modality, expected and upper."""
 
 
 class Charged(Reading):
@@ -75,7 +83,7 @@ class Charged(Reading):
         last, names = self._read(_moment)
         after: tuple[int, int] | None = None
         while True:
-            rows, after = self._read(lambda tx, after=after: self._page(tx, span, (project, names), after, last, page))
+            rows, after = self._read(functools.partial(self._page, span, (project, names), after, last, page))
             for _, charges in groupby(rows, key=_IS_OF):
                 found = list(charges)
                 attempt_id, task_uuid, booked_on, task_type, model, tags, at_us = found[0][:7]
@@ -83,8 +91,10 @@ class Charged(Reading):
                     continue
                 name = names.present(booked_on)
                 if project is None or covers(project, name):
-                    booked = [BookedCharge._make((*row[8:16], read_lines(row[16]))) for row in found]
-                    yield ChargedAttempt(attempt_id, task_uuid, name, task_type, model, tags, at_us, booked)
+                    booked = [BookedCharge._make((*row[8:16], read_lines(row[16]), *row[17:21])) for row in found]
+                    yield ChargedAttempt(
+                        attempt_id, task_uuid, name, task_type, model, tags, at_us, booked, found[0][21]
+                    )  # fmt: skip
             if after is None:
                 return
 
@@ -110,7 +120,7 @@ class Charged(Reading):
 
     @staticmethod
     def _page(
-        tx: Tx, span: Span, of: tuple[str | None, Names], after: tuple[int, int] | None, last: int, page: int
+        span: Span, of: tuple[str | None, Names], after: tuple[int, int] | None, last: int, page: int, tx: Tx
     ) -> tuple[list[tuple[Any, ...]], tuple[int, int] | None]:
         """The next attempts with their charges, and where the page after them begins; None if there is none."""
         project, names = of

@@ -118,6 +118,15 @@ class Record(NamedTuple):
     reason: str
 
 
+class Told(NamedTuple):
+    """What a recorded response tells of one task; `model` and `task_type` are "" where it does not say."""
+
+    task_uuid: str
+    model: str
+    task_type: str
+    ending: Ending | Record
+
+
 class Judgement(NamedTuple):
     """What something that came back says, by task.
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import API, FLASH, NOW, PRO, Clock, a_task
 
-from costguard import Guard, money
+from costguard import BudgetExceeded, Guard, UnpricedTask, money
 from costguard.cli import main, tasks
 from costguard.cli.app import Session
 from costguard.testing import StandIn, seeds
@@ -523,9 +524,14 @@ def test_the_report_is_one_exact_document(make_guard: MakeGuard, standin: StandI
     standin.fault("forget")
     send(guard, standin)
     held = guard.ledger.tasks()[-1].held
-    assert document(run("report", "--month", "2026-11", "--by", "model", "--format", "json")) == {
+    found = document(run("report", "--month", "2026-11", "--by", "model", "--format", "json"))
+    expected = {
         "schema": 1,
         "month": "2026-11",
+        "period": "2026-11",
+        "since": "2026-11-01",
+        "until": "2026-12-01",
+        "is_over": False,
         "currency": "USD",
         "timezone": "UTC",
         "project": None,
@@ -533,20 +539,72 @@ def test_the_report_is_one_exact_document(make_guard: MakeGuard, standin: StandI
         "tasks": 8,
         "tokens": 2893,
         "rows": [
-            {"model": FLASH, "tasks": 4, "tokens": 2893, "cost": "0.00996"},
-            {"model": PRO, "tasks": 4, "tokens": None, "cost": "0.07663"},
+            {"model": FLASH, "tasks": 4, "tokens": 2893, "reasoning": 779, "cost": "0.00996"},
+            {"model": PRO, "tasks": 4, "tokens": None, "reasoning": None, "cost": "0.07663"},
         ],
         "bases": {"breakdown": "0.0043", "cost": "0.08229"},
         "unresolved": {"tasks": 1, "held": money.to_text(held)},
         "as_of": "2026-11-22T12:00:00+00:00",
     }
+    assert {key: found[key] for key in expected} == expected
 
 
 def test_groups_combine_in_the_order_asked_for(varied: Guard, run: Run) -> None:
     text = run("report", "--by", "day", "--by", "modality", "--by", "day", "--format", "csv").stdout
-    assert text.splitlines()[0] == "day,component,modality,tasks,tokens,cost"
+    assert text.splitlines()[0].endswith(",as_of,day,component,modality,tasks,tokens,reasoning,cost")
     (row, *_) = document(run("report", "--by", "modality", "--format", "json"))["rows"]
     assert {key: row[key] for key in ("component", "modality")} == {"component": "completion", "modality": None}
+
+
+def test_a_period_is_named_in_many_ways(varied: Guard, run: Run, clock: Clock) -> None:
+    clock.now = datetime(2026, 11, 25, 12, tzinfo=UTC)
+
+    def period(*args: str) -> tuple[str, str, str]:
+        found = document(run("report", *args, "--format", "json"))
+        return found["period"], found["since"], found["until"]
+
+    assert period() == period("--month", "2026-11") == ("2026-11", "2026-11-01", "2026-12-01")
+    assert period("--quarter", "2026-Q4") == ("2026-Q4", "2026-10-01", "2027-01-01")
+    assert period("--year", "2026") == ("2026", "2026-01-01", "2027-01-01")
+    assert period("--last", "month") == ("2026-10", "2026-10-01", "2026-11-01")
+    assert period("--last", "7 days") == ("2026-11-19 to 2026-11-25", "2026-11-19", "2026-11-26")
+    assert period("--since", "2026-11-03") == ("2026-11-03 to 2026-11-25", "2026-11-03", "2026-11-26")
+    assert period("--since", "2026-11-03", "--until", "2026-11-03") == ("2026-11-03", "2026-11-03", "2026-11-04")
+
+
+def test_a_report_is_filtered_and_grouped_by_tags(make_guard: MakeGuard, standin: StandIn, run: Run) -> None:
+    guard = make_guard()
+    for user in ("ann", "ben"):
+        with guard.scope(tags={"user": user, "team": "search"}):
+            send(guard, standin)
+    send(guard, standin)
+    rows = document(run("report", "--by", "tag:user", "--format", "json"))["rows"]
+    assert [(row["tag:user"], row["tasks"]) for row in rows] == [(None, 1), ("ann", 1), ("ben", 1)]
+    of_ann = document(run("report", "--tag", "user=ann", "--tag", "team=search", "--top", "5", "--format", "json"))
+    assert (of_ann["tasks"], of_ann["tags"]) == (1, {"user": "ann", "team": "search"})
+    assert [task["tags"]["user"] for task in of_ann["top"]] == ["ann"]
+    assert run("report", "--tag", "user=ann").stdout.startswith("2026-11, all projects, user=ann, team=search"[:30])
+    assert document(run("report", "--tag", "user=nobody", "--format", "json"))["tasks"] == 0
+
+
+def test_refused_calls_are_counted_by_the_program_that_refused_them(
+    make_guard: MakeGuard, standin: StandIn, run: Run
+) -> None:
+    guard = make_guard()
+    guard.set_budget("/", "0.000001", per="total")
+    for _ in range(3):
+        with pytest.raises(BudgetExceeded):
+            send(guard, standin)
+    with pytest.raises(UnpricedTask):
+        send(guard, standin, a_task(model="nobody:knows@1"))
+    refused = document(run("report", "--format", "json"))["refused"]
+    assert [(one["reason"], one["budget"], one["tasks"]) for one in refused] == [
+        ("no room", "/", 3), ("unpriced", "/", 1),
+    ]  # fmt: skip
+    assert [one["upper"] is None for one in refused] == [False, True]
+    upper = guard.estimate(a_task()).upper
+    assert upper is not None
+    assert Decimal(refused[0]["upper"]) == 3 * upper
 
 
 def test_the_current_month_is_that_of_the_zone(varied: Guard, run: Run, clock: Clock) -> None:
@@ -575,6 +633,19 @@ def test_the_reports_table_shows_total_open_tasks_and_time(varied: Guard, run: R
         (("--month", "2026-13"), "write year and month as '2026-11'"),
         (("--month", "11/2026"), "write year and month"),
         (("--by", "colour"), "'colour' is not one of"),
+        (("--by", "tag:"), "'tag:' is not one of"),
+        (("--tag", "user"), "is not a tag such as user=ann"),
+        (("--tag", "user=a", "--tag", "user=b"), "names a tag twice"),
+        (("--quarter", "2026-5"), "write year and quarter as '2026-Q4'"),
+        (("--year", "26"), "write it as '2026'"),
+        (("--last", "fortnight"), "name month, quarter, year, week, or a number of days"),
+        (("--month", "2026-11", "--last", "week"), "--month and --last name two periods"),
+        (("--until", "2026-11-03"), "--until needs --since"),
+        (("--since", "2026-11-03", "--until", "2026-11-01"), "2026-11-01 is before 2026-11-03"),
+        (("--since", "2026-11-03T12:00"), "a report is of whole days; name one such as 2026-11-03"),
+        (("--since", "1990-01-01", "--until", "2026-11-01"), "longer than 3660 days"),
+        (("--depth", "0"), "0 is not in the range"),
+        (("--round", "euros"), "'euros' is not"),
         (("--timezone", "Mars/Olympus"), "not a known IANA time zone"),
         (("--project", ""), "the path is empty"),
     ],

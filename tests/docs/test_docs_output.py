@@ -24,12 +24,21 @@ SECTIONS = dict(re.findall(r"^## `costguard ([\w ]+)`\n(.*?)(?=^## |\Z)", PAGE, 
 ARGUMENTS = {
     "check": ["acme", "0.01"],
     "estimate": ["request.json"],
+    "import": ["calls.jsonl", "--project", "acme/search", "--at", "2026-01-15"],
     "prices show": [FLASH],
-    "report": ["--by", "project", "--by", "model", "--by", "modality", "--by", "day"],
+    "reprice": ["--as-of", "2026-01-15"],
+    "report": ["--by", "project", "--by", "model", "--by", "modality", "--by", "day", "--top", "3"],
 }
 """What a command needs, or what makes it tell all it can."""
 
-NAMED = {"prompt": "MODALITY", "bases": "BASIS", "checked": "PROMISE", "media": "NAME", "tags": "NAME"}
+NAMED = {
+    "left_out_because": "REASON",
+    "prompt": "MODALITY",
+    "bases": "BASIS",
+    "checked": "PROMISE",
+    "media": "NAME",
+    "tags": "NAME",
+}
 """Objects whose keys are data."""
 
 
@@ -61,6 +70,7 @@ def asked(standin: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RUNWARE_API_KEY", "a-key")
     Path("request.json").write_text(json.dumps([a_task()]))
+    Path("calls.jsonl").write_text('{"taskUUID": "a", "cost": 1}\n')
     with Guard("costguard.db", project="acme/search", durability="normal") as guard:
         guard.set_budget("acme", 1, warn_at=(50, 80))
         guard.set_ceiling("acme:writer@1", "0.1")

@@ -16,6 +16,7 @@ from costguard.ledger.accounting.admission import Admissions
 from costguard.ledger.accounting.charged import Charged
 from costguard.ledger.accounting.checkpoint import Checkpoint
 from costguard.ledger.accounting.endings import Endings
+from costguard.ledger.accounting.history import History
 from costguard.ledger.accounting.reporting import Reporting
 from costguard.ledger.accounting.rolling import ROLL_MAX, roll, rolled
 from costguard.ledger.accounting.usage import Usage
@@ -29,7 +30,7 @@ def wall_clock_us() -> int:
     return time.time_ns() // 1000
 
 
-class Ledger(Admissions, Endings, Usage, Reporting, Charged):
+class Ledger(Admissions, Endings, Usage, Reporting, Charged, History):
     """Holds, charges, budgets and reports over an `Engine`. Every method is one transaction.
 
     `timezone` is the reporting zone, fixed when the ledger is created (default UTC); naming another

@@ -230,9 +230,7 @@ class Limits(Reading):
         ]
 
     @staticmethod
-    def _claim(
-        tx: Tx, budget_id: int, budget: Budget, window: Window, threshold: str, at_us: int, spent: int
-    ) -> bool:
+    def _claim(tx: Tx, budget_id: int, budget: Budget, window: Window, threshold: str, at_us: int, spent: int) -> bool:
         """True for the one transaction, among all processes, that may fire this alert; it is kept that it does."""
         row = tx.one(
             "INSERT INTO alerts VALUES (?,?,?,?) ON CONFLICT DO NOTHING RETURNING 1",

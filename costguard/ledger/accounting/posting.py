@@ -62,7 +62,13 @@ class Posting(Limits):
             tx.run(
                 "INSERT INTO entries (at_us, attempt_id, kind, held, spent, reason, basis, notes)"
                 " VALUES (?,?,'release',?,0,?,?,?)",
-                (at_us, attempt.id, freed, reason, *(("correction", json.dumps([by_hand])) if by_hand else (None, None))),
+                (
+                    at_us,
+                    attempt.id,
+                    freed,
+                    reason,
+                    *(("correction", json.dumps([by_hand])) if by_hand else (None, None)),
+                ),
             )
         else:
             figures = (key, int(direct), replaces)

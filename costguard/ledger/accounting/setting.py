@@ -9,12 +9,13 @@ from typing import Protocol
 from costguard.budgets import Budget, window_at
 from costguard.errors import ConfigurationError
 from costguard.ledger.accounting.limits import Limits
+from costguard.ledger.accounting.naming import Names
 from costguard.ledger.accounting.reading import BUDGET, read_budget, terms
 from costguard.ledger.accounting.sql import admitted_in, covered
 from costguard.ledger.engine import Tx
 from costguard.ledger.owner import who
 from costguard.ledger.records import Change, Move
-from costguard.projects import check_name, child_of, is_default, like, parent_of
+from costguard.projects import check_name, child_of, covers, is_default, like, parent_of
 
 
 class Make(Protocol):
@@ -157,24 +158,35 @@ class Setting(Limits):
     def call_project(self, project: str, name: str, at_us: int) -> None:
         """From now on reports show `project`, and all below it, as `name`; what was booked stays as it was booked.
 
-        A name that others have too merges them. ConfigurationError where nothing is known of `project`.
+        `project` is what it is called now, or what it was booked on. A name that others have too merges them.
+        ConfigurationError where nothing is known of `project`.
         """
 
         def op(tx: Tx) -> None:
-            below, projects = covered(project)
-            known = any(
-                tx.one(f"SELECT 1 FROM {table} WHERE {below}", projects) for table in ("leaves", "attempts", "budgets")
-            )
-            if not known:
+            if not self._has(tx, project):
                 raise ConfigurationError(f"project: nothing is booked on {project}, and no budget covers it alone")
             tx.run("INSERT INTO moves (at_us, project, name, who) VALUES (?,?,?,?)", (at_us, project, name, who()))
 
         self._write(op)
 
+    @staticmethod
+    def _has(tx: Tx, project: str) -> bool:
+        """Whether anything is booked on or set for `project`, or goes by that name now."""
+        below, projects = covered(project)
+        tables = ("leaves", "attempts", "budgets")
+        if any(tx.one(f"SELECT 1 FROM {table} WHERE {below}", projects) for table in tables):
+            return True
+        names = Names.read(tx)
+        moved = tx.all("SELECT DISTINCT project FROM moves")
+        return any(covers(project, names.present(booked)) for (booked,) in moved)
+
     def moves(self) -> list[Move]:
         """What projects are called, oldest first: the newest word on one counts."""
-        sql = "SELECT at_us, project, name, who FROM moves ORDER BY id"
-        return self._read(lambda tx: [Move(*row) for row in tx.all(sql)])
+        return self._read(self._moves)
+
+    @staticmethod
+    def _moves(tx: Tx) -> list[Move]:
+        return [Move(*row) for row in tx.all("SELECT at_us, project, name, who FROM moves ORDER BY id")]
 
     def set_ceiling(self, name: str, nanos: int, at_us: int) -> None:
         """Worst case per result, in nano-USD, of a model or task type without a price.
@@ -209,17 +221,17 @@ class Setting(Limits):
 
     def changes(self) -> list[Change]:
         """Every change of a budget or a ceiling, oldest first."""
+        return self._read(self._changes)
 
-        def op(tx: Tx) -> list[Change]:
-            found = []
-            for at_us, by, change, project, per, *rest in tx.all(
-                "SELECT at_us, who, change, project, per, limit_nanos, timezone, action, warn_at, floor_tokens, wait_ms"
-                " FROM budget_changes ORDER BY id"
-            ):
-                budget = None if rest[0] is None else read_budget(project, per, *rest)
-                found.append(Change(at_us, by, change, project, per, budget, None, None))
-            for at_us, by, name, nanos in tx.all("SELECT at_us, who, name, nanos FROM ceiling_changes ORDER BY id"):
-                found.append(Change(at_us, by, "remove" if nanos is None else "set", None, None, None, name, nanos))
-            return sorted(found, key=lambda one: one.at_us)
-
-        return self._read(op)
+    @staticmethod
+    def _changes(tx: Tx) -> list[Change]:
+        found = []
+        for at_us, by, change, project, per, *rest in tx.all(
+            "SELECT at_us, who, change, project, per, limit_nanos, timezone, action, warn_at, floor_tokens, wait_ms"
+            " FROM budget_changes ORDER BY id"
+        ):
+            budget = None if rest[0] is None else read_budget(project, per, *rest)
+            found.append(Change(at_us, by, change, project, per, budget, None, None))
+        for at_us, by, name, nanos in tx.all("SELECT at_us, who, name, nanos FROM ceiling_changes ORDER BY id"):
+            found.append(Change(at_us, by, "remove" if nanos is None else "set", None, None, None, name, nanos))
+        return sorted(found, key=lambda one: one.at_us)

@@ -114,7 +114,7 @@ def parse_response(body: bytes) -> Envelope | None:
     bare item. Other shapes give an empty envelope. Raises nothing. Figures keep every digit; NaN stays visible.
     """
     try:
-        return _envelope(_read_leniently(body.decode(errors="replace").removeprefix("\ufeff")), "", True)
+        return _envelope(read_leniently(body.decode(errors="replace").removeprefix("\ufeff")), "", True)
     except (ValueError, RecursionError):
         return None
 
@@ -129,6 +129,11 @@ def read_payload(payload: object) -> Envelope | None:
     if isinstance(payload, str):
         return parse_response(payload.encode("utf-8", "replace"))
     return _envelope(_exact(payload, 0), "", True) if isinstance(payload, (Mapping, list, tuple)) else None
+
+
+def read_value(value: Any, task_uuid: str) -> Envelope:
+    """As `parse_response`, of a value that `read_leniently` gave; `task_uuid` where an item or error names no task."""
+    return _envelope(value, task_uuid, True)
 
 
 def _exact(node: Any, depth: int) -> Any:
@@ -154,7 +159,8 @@ _LENIENT = json.JSONDecoder(parse_float=Decimal, parse_constant=Decimal, strict=
 _MOST_LENIENT = json.JSONDecoder(parse_float=_figure, parse_constant=Decimal, strict=False)
 
 
-def _read_leniently(text: str) -> Any:
+def read_leniently(text: str) -> Any:
+    """The value of a JSON text, Decimal for float, NaN and bare control characters as they are; ValueError for none."""
     try:
         return _LENIENT.decode(text)
     except InvalidOperation:
@@ -280,7 +286,7 @@ def _details(raw: dict[str, Any], task_uuid: str) -> Details:
         task_uuid = task_name(request.get("taskUUID"))
     if isinstance(response, str):
         try:
-            response = _read_leniently(response)
+            response = read_leniently(response)
         except (ValueError, RecursionError):
             response = None
     known = isinstance(response, (dict, list)) and bool(response)

@@ -1,0 +1,104 @@
+"""OpenAI-style records of usage (and Anthropic's): `usage` with its counts, of a response or by itself.
+
+Their names are turned into those of the native wire, and read as its figures are: a count is a count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from costguard.ledger.charges import Line
+from costguard.wire.dialect import Figures, Result, Success, Told
+from costguard.wire.runware.figures import Told as NativeFigures
+from costguard.wire.runware.names import stored_name
+
+_PROMPT, _COMPLETION = ("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens")
+_COUNTS = frozenset((*_PROMPT, *_COMPLETION, "total_tokens"))
+_IDS = ("id", "request_id", "response_id", "generation_id")
+_CACHE_BESIDE = ("cache_read_input_tokens", "cache_creation_input_tokens")
+"""Anthropic's: cached tokens that its `input_tokens` leave out."""
+
+_MEDIA = {"audio_tokens": "AUDIO", "image_tokens": "IMAGE", "video_tokens": "VIDEO"}
+
+
+def tell(record: Any, value: Any, name: Callable[[], str]) -> list[Told] | None:
+    """The one result that `value`, the response within `record`, tells; None if it is of another kind.
+
+    A response is one result, however many choices it has: its usage counts them all.
+    """
+    if not isinstance(value, Mapping):
+        return None
+    usage = value.get("usage")
+    if not isinstance(usage, Mapping):
+        if usage is None and not _COUNTS.isdisjoint(value):
+            usage = value
+        elif is_piece(value):
+            return []
+        else:
+            return None
+    if _COUNTS.isdisjoint(usage):
+        return None
+    named = (stored_name(node.get(key)) for node in (value, record) if isinstance(node, Mapping) for key in _IDS)
+    uuid = next((one for one in named if one), "") or name()
+    model = stored_name(value.get("model")) or _model(record)
+    return [Told(uuid, model, "", Success((Result(0, None, _figures(value.get("cost"), usage)),)))]
+
+
+def is_piece(value: Any) -> bool:
+    """Whether it is a piece of a stream, which tells no usage: the last one does."""
+    kind = value.get("object") if isinstance(value, Mapping) else None
+    return isinstance(kind, str) and kind.endswith(".chunk")
+
+
+def _model(record: Any) -> str:
+    """The model that the record around a response names."""
+    for node in (record, record.get("request") if isinstance(record, Mapping) else None):
+        if isinstance(node, Mapping):
+            body = node.get("body")
+            found = stored_name(node.get("model")) or stored_name(
+                body.get("model") if isinstance(body, Mapping) else None
+            )
+            if found:
+                return found
+    return ""
+
+
+def _figures(cost: Any, usage: Mapping[str, Any]) -> Figures:
+    prompt = _first(usage, _PROMPT)
+    cached = _details(usage, "prompt_tokens_details", "input_tokens_details").get("cached_tokens")
+    beside = [usage[key] for key in _CACHE_BESIDE if type(usage.get(key)) is int]
+    if beside and type(prompt) is int:
+        prompt, cached = prompt + sum(beside), usage.get(_CACHE_BESIDE[0])
+    reasoning = _details(usage, "completion_tokens_details", "output_tokens_details").get("reasoning_tokens")
+    named = {
+        "promptTokens": prompt,
+        "completionTokens": _first(usage, _COMPLETION),
+        "totalTokens": usage.get("total_tokens"),
+        "promptTokensDetails": {"cachedTokens": cached},
+        "completionTokensDetails": {"reasoningTokens": reasoning},
+        "cost": usage.get("cost"),
+        "costBreakdown": usage.get("costBreakdown"),
+    }
+    found = NativeFigures(cost, named).read()
+    media = _media(usage)
+    if found.prompt or not media or found.prompt_tokens is None or sum(media.values()) > found.prompt_tokens:
+        return found
+    text = found.prompt_tokens - sum(media.values())
+    return found._replace(prompt=tuple(Line("prompt", m, n, 0) for m, n in {"TEXT": text, **media}.items() if n))
+
+
+def _media(usage: Mapping[str, Any]) -> dict[str, int]:
+    """The prompt's tokens that are not text."""
+    told = _details(usage, "prompt_tokens_details", "input_tokens_details")
+    counts = {modality: told.get(key) for key, modality in _MEDIA.items()}
+    return {modality: count for modality, count in counts.items() if type(count) is int and count > 0}
+
+
+def _details(usage: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
+    found = _first(usage, keys)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _first(usage: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
+    return next((usage[key] for key in keys if usage.get(key) is not None), None)

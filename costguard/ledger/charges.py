@@ -55,7 +55,12 @@ def write_lines(lines: Iterable[Line]) -> str:
 def read_lines(told: str | None) -> list[Line]:
     """The lines of a charge's row; ValueError for what is none."""
     fields = json.loads(told) if told else []
-    return [Line(*fields[at : at + 4]) for at in range(0, len(fields), 4)]
+    try:
+        lines = [Line(*fields[at : at + 4]) for at in range(0, len(fields), 4)]
+        sum([line.nanos + (line.quantity or 0) for line in lines])
+    except TypeError as error:
+        raise ValueError(f"lines of a charge: {error}") from error
+    return lines
 
 
 class Charge(NamedTuple):

@@ -161,3 +161,19 @@ def test_whatever_the_rules_become_promises_hold_and_no_limit_is_passed(steps: l
             assert verified(ledger)
             ledger.close()
     forget()
+
+
+def test_a_window_that_begins_anew_by_other_rules_keeps_no_other_budget_of_the_path_from_being_seen(
+    tmp_path: Path, rules: Rules
+) -> None:
+    rules(OLD)
+    ledger = open_ledger(tmp_path / "ledger.db")
+    ledger.set_budget(a_budget("month"), NOON_US)
+    ledger.set_budget(make_budget("/", "1", per="month"), NOON_US)
+    hold(ledger, 100, at_us=NOON_US)
+    rules(NEW)
+    for n in range(3):
+        hold(ledger, 100, at_us=NOON_US + n)
+    assert {found.held for found in ledger.balances(NOON_US)} == {400}
+    assert verified(ledger)
+    ledger.close()

@@ -575,3 +575,62 @@ def test_many_at_once_and_one_at_once_are_told_alike(ledger: Ledger) -> None:
         found = ledger._engine.write_all([(contextvars.Context(), fail)] * count)
         assert [str(outcome.error) for outcome in found] == ["on purpose"] * count
     assert ledger._engine.write_all([]) == []
+
+
+# What comes in between
+
+
+@pytest.mark.parametrize("when", ["before it is taken out", "after it is taken out"])
+def test_a_write_of_a_finalizer_just_before_a_batch_is_led_runs_none_of_it_twice(
+    ledger: Ledger, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, *_ = hold(ledger, 5)
+    steps = [ledger.admission("acme", NOW_US, [an_attempt(100, task_uuid=f"t{n}")]) for n in range(3)]
+    writes = [(contextvars.copy_context(), next(one).op) for one in steps]
+    take_out, nested = leading.Leading._take_out, [True]
+
+    def interrupted(self: leading.Leading, job: Any) -> None:
+        if when.startswith("after"):
+            take_out(self, job)
+        if nested:
+            nested.clear()
+            ledger.conclude(NOW_US, [Release(old, "the caller went away")])
+        take_out(self, job)
+
+    monkeypatch.setattr(leading.Leading, "_take_out", interrupted)
+    outcomes = ledger._engine.write_all(writes)
+    assert [outcome.error for outcome in outcomes] == [None] * 3
+    assert [len(ledger.attempts(f"t{n}")) for n in range(3)] == [1, 1, 1]
+    assert balance(ledger) == (0, 300)
+
+
+def test_a_patient_call_is_not_refused_for_a_neighbour_that_was_answered_before(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """65 writes are two groups; the wait of one in the first is over when the second asks for the lock."""
+    waits: list[float] = []
+    acquire = type(ledger._engine._lock).acquire  # type: ignore[attr-defined]
+
+    def patient(self: Any, wait: Any) -> None:
+        waits.append(wait.deadline - time.monotonic())
+        acquire(self, wait)
+
+    monkeypatch.setattr(type(ledger._engine._lock), "acquire", patient)  # type: ignore[attr-defined]
+    contexts = [contextvars.copy_context() for _ in range(65)]
+    for n, context in enumerate(contexts):
+        context.run(patience.current.set, Patience(2.0 if n == 3 else 1000.0))
+    writes = [(context, functools.partial(set_ceiling, f"m{n}")) for n, context in enumerate(contexts)]
+    outcomes = ledger._engine.write_all(writes)
+    assert not any(outcome.error for outcome in outcomes)
+    first, second = waits
+    assert (first < 100, second > 100) == (True, True)
+    for n in range(65):
+        ledger._engine.write(functools.partial(forget_ceiling, f"m{n}"))
+
+
+def set_ceiling(name: str, tx: SqliteTx) -> None:
+    tx.run("INSERT INTO ceilings VALUES (?, 1)", (name,))
+
+
+def forget_ceiling(name: str, tx: SqliteTx) -> None:
+    tx.run("DELETE FROM ceilings WHERE name = ?", (name,))

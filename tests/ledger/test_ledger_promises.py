@@ -415,6 +415,8 @@ TAMPERING = {
     "tagged: lowered": ("UPDATE tagged SET nanos = nanos - 1", "roll-ups: tagged"),
     "tagsets: others": ("UPDATE tagsets SET tags = '{}'", "roll-ups: tagged"),
     "estimates: lowered": ("UPDATE estimates SET billed = 1", "roll-ups: estimates"),
+    "meta: rolled is beyond the journal": (
+        "UPDATE meta SET value = '99' WHERE key = 'rolled'", "roll-ups: they are up"),
     "meta: rolled is too early": ("UPDATE meta SET value = '1' WHERE key = 'rolled'", "roll-ups"),
 }  # fmt: skip
 

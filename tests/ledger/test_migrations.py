@@ -228,3 +228,33 @@ def test_charges_admissions_and_reports_are_the_same_after_lines_moved_into_the_
     assert (whole.tasks, whole.nanos) == (1, 93)
     assert verified(ledger)
     ledger.close()
+
+
+TAKEN_BACK = """
+INSERT INTO entries (seq, at_us, attempt_id, kind, held, spent, basis, computed_nanos, reasoning_tokens, odd, results,
+  result_key, direct, replaces) VALUES
+  (5, 1795348800000000, 3, 'charge', -10, 7, 'computed', 7, 4, 0, 1, '', 1, NULL),
+  (6, 1795348800000000, 3, 'charge', 0, -7, 'computed', NULL, NULL, 0, -1, NULL, 0, 5),
+  (7, 1795348800000000, 3, 'charge', 0, 6, 'cost', 7, 4, 0, 1, '', 1, NULL);
+INSERT INTO lines VALUES
+  (5, 0, 'completion', '', 4, 7), (6, 0, 'completion', '', -4, -7), (7, 0, 'completion', '', 4, 6);
+INSERT INTO rollups VALUES ('2026-11-22', 'acme/search', 'm', 'completion', '', 'computed', 1, 1, 0, 0, 0),
+  ('2026-11-22', 'acme/search', 'm', 'completion', '', 'cost', 0, 0, 1, 4, 6);
+UPDATE attempts SET held = 0, charged = 6, seen = 1, status = 'settled' WHERE id = 3;
+UPDATE balances SET spent = spent + 6, held = held - 10;
+"""
+"""Schema 6 took a charge back without the figures that are no lines."""
+
+
+def test_figures_of_a_charge_that_was_taken_back_are_not_counted_twice_after_the_move(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ledger.db"
+    at_schema(path, 6, monkeypatch, RELEASED, BEFORE_7, TAKEN_BACK)
+    ledger = open_ledger(path)
+    for _ in range(2):
+        (whole,) = ledger.usage((), "2026-11-01", "2026-12-01")
+        assert (whole.nanos, whole.reasoning, whole.priced, whole.computed) == (96, 4, 6, 7)
+        assert verified(ledger)
+        ledger.roll_up()
+    ledger.close()

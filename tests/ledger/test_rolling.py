@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from ledgers import DAY_US, NOW_US, a_charge, an_attempt, hold, open_ledger
 
 from costguard.budgets import make_budget
-from costguard.errors import ConfigurationError
+from costguard.errors import ConfigurationError, LedgerError
 from costguard.ledger.accounting import rolling, verify
 from costguard.ledger.accounting.book import Ledger
 from costguard.ledger.accounting.checkpoint import Checkpoint
+from costguard.ledger.accounting.sql import name_hash
 from costguard.ledger.charges import Line, read_lines, write_lines
+from costguard.ledger.engine import Tx
 from costguard.ledger.engines.files import SqliteTx
 from costguard.ledger.records import Admitted, Observation, Release, Settle
 
@@ -168,6 +170,8 @@ def tampered(ledger: Ledger, statement: str) -> None:
         ("UPDATE rollups SET nanos = nanos + 1", "roll-ups: rollups of"),
         ("UPDATE slots SET lead_tasks = lead_tasks + 1", "roll-ups: slots of"),
         ("UPDATE balances SET spent = spent + 1", "balances: budget"),
+        ("INSERT INTO days VALUES ('1999-01-01', 0, 9000000000000000000, 'Europe/Berlin')", "days: 1999-01-01"),
+        ("UPDATE meta SET value = 'Asia/Tokyo' WHERE key = 'timezone'", "days: "),
         ("UPDATE entries SET is_first = 1 WHERE kind = 'charge' AND seq > 80", "roll-ups: charge"),
     ],
 )
@@ -254,3 +258,85 @@ def test_nothing_that_is_asked_of_one_task_or_of_some_rows_reads_all_of_them(
         growing = {"attempts", "entries", *re.findall(r"(?:attempts|entries|charges) (\w+)", sql)}
         scans = [step for step in plan if step.startswith("SCAN") and step.split()[1] in growing]
         assert not scans or sql in whole, (sql, plan)
+
+
+@pytest.mark.parametrize("lines", ["{", "[1,2]", "5", '["prompt","TEXT",1,null]'])
+def test_a_row_that_cannot_be_read_keeps_roll_ups_back_and_no_charge(ledger: Ledger, lines: str) -> None:
+    work(ledger, 3)
+    damaged = f"UPDATE entries SET lines = '{lines}' WHERE seq = (SELECT max(seq) FROM entries WHERE kind = 'charge')"
+    tampered(ledger, damaged)
+    for _ in range(20):
+        (attempt,) = hold(ledger, 9)
+        ledger.conclude(NOW_US, [Settle(attempt, a_charge(9))])
+    assert ledger.task(ledger.attempts(ledger.tasks(limit=1)[0].task_uuid)[0].task_uuid) is not None
+    with pytest.raises(LedgerError, match="do not fit together"):
+        ledger.usage((), FIRST, END)
+
+
+def test_what_is_released_without_a_charge_is_behind_by_no_more(ledger: Ledger) -> None:
+    for _ in range(40):
+        (attempt,) = hold(ledger, 9)
+        ledger.conclude(NOW_US, [Release(attempt, "refused")])
+    with sqlite3.connect(ledger._engine.path) as connection:  # type: ignore[attr-defined]
+        (behind,) = connection.execute(
+            "SELECT (SELECT max(seq) FROM entries) - value FROM meta WHERE key = 'rolled'"
+        ).fetchone()
+    connection.close()
+    assert 0 <= behind < 3 * rolling.ROLL_EVERY
+
+
+def test_names_that_begin_or_end_alike_are_found_as_fast_as_others() -> None:
+    for name in ("{:08d}-0000-1000-8000-0123456789ab", "acme-{}-search-eu", "job-{}"):
+        assert len({name_hash(name.format(n)) for n in range(5_000)}) > 4_990
+
+
+def test_a_task_that_is_sent_often_is_asked_for_once_when_it_is_added_up(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    before = rolling._known_before
+
+    def known_before(tx: Tx, entry: rolling.Entry) -> set[tuple[str, str]]:
+        asked.append(entry.seq)
+        return before(tx, entry)
+
+    monkeypatch.setattr(rolling, "_known_before", known_before)
+    for n in range(20):
+        admitted = ledger.admit("acme", NOW_US, [an_attempt(5, task_uuid="again")])
+        assert isinstance(admitted, Admitted)
+        ledger.conclude(NOW_US, [Settle(admitted.attempt_ids[0], a_charge(4), f"i:{n}")])
+    asked.clear()
+    (whole,) = ledger.usage((), FIRST, END)
+    assert (whole.tasks, whole.nanos) == (1, 80)
+    assert len(asked) <= 1
+
+
+def test_after_a_restore_by_sqlite_itself_nothing_is_remembered_of_the_history_that_is_gone(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    path, copy = ledger._engine.path, tmp_path / "copy.db"  # type: ignore[attr-defined]
+
+    def call(model: str, project: str) -> None:
+        admitted = ledger.admit(project, NOW_US, [an_attempt(9)._replace(model=model)])
+        assert isinstance(admitted, Admitted)
+        ledger.conclude(NOW_US, [Settle(admitted.attempt_ids[0], a_charge(9))])
+
+    def backed_up(source: Path, target: Path) -> None:
+        one, other = sqlite3.connect(source), sqlite3.connect(target)
+        one.backup(other)
+        one.close()
+        other.close()
+
+    call("early", "acme")
+    backed_up(path, copy)
+    call("m-a", "acme/a")
+    call("m-b", "zzz")
+    ledger.roll_up()
+    backed_up(copy, path)
+    for model, project in (("m-b", "zzz"), ("m-a", "acme/a"), ("m-c", "acme")):
+        call(model, project)
+    ledger.roll_up()
+    assert [(row.keys, row.nanos) for row in ledger.usage(("model", "project"), FIRST, END)] == [
+        (("early", "acme"), 9), (("m-a", "acme/a"), 9), (("m-b", "zzz"), 9), (("m-c", "acme"), 9),
+    ]  # fmt: skip
+    assert ledger.verify().difference is None

@@ -9,7 +9,7 @@ from costguard.budgets import day_at
 from costguard.ledger.accounting.limits import State
 from costguard.ledger.accounting.refusing import count_refused
 from costguard.ledger.accounting.setting import Setting
-from costguard.ledger.accounting.sql import bounds
+from costguard.ledger.accounting.sql import bounds, name_hash
 from costguard.ledger.engine import Steps, Tx, run
 from costguard.ledger.owner import this_process
 from costguard.ledger.records import Admitted, Alert, NewAttempt, Refused, Unpriced
@@ -74,13 +74,14 @@ class Admissions(Setting):
         holds = []
         for task, upper, amount in zip(tasks, uppers, amounts, strict=True):
             attempt_id = tx.insert(
-                "INSERT INTO attempts (task_uuid, project, task_type, model, delivery, results, at_us, day,"
+                "INSERT INTO attempts (name_hash, task_uuid, project, task_type, model, delivery, results, at_us, day,"
                 " upper, expected, price_id, estimate, tags, clamped_from, host, spelling, owner_id, status, held,"
-                " charged, seen) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,'held',?,0,0)",
+                " charged, seen) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,'held',?,0,0)",
                 "id",
                 (
-                    task.task_uuid, project, task.task_type, task.model, task.delivery, task.results, at_us,
-                    day, upper, task.expected, task.price_id, task.estimate, task.tags, task.clamped_from,
+                    name_hash(task.task_uuid), task.task_uuid, project, task.task_type, task.model, task.delivery,
+                    task.results, at_us, day, upper, task.expected, task.price_id, task.estimate, task.tags,
+                    task.clamped_from,
                     task.host, task.spelling, owner_id, amount,
                 ),
             )  # fmt: skip

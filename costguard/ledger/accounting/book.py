@@ -68,6 +68,7 @@ class Ledger(Admissions, Endings, Usage, Reporting, Charged, History):
         before is not looked at again. `progress` is told how many entries were looked at, of how many.
         """
         state = Checkpoint() if since is None else since
+        state.has_begun = False
 
         def some(tx: Tx) -> tuple[Verification | None, Checkpoint, int]:
             draft = state.copy()  # a snapshot that is not steady is read again

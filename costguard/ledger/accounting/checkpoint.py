@@ -112,6 +112,8 @@ class Checkpoint:
     windows: dict[WindowKey, list[int]] = field(default_factory=dict)
     digest: Digest = field(default_factory=Digest)
     checked: dict[str, int] = field(default_factory=dict)
+    has_begun: bool = False
+    """This run has looked at what each run looks at first."""
     since: int = 0
     """The last attempt that an earlier run had seen: what became of it since is looked at again."""
 
@@ -178,7 +180,7 @@ class Checkpoint:
             windows = {(w[0], w[1], w[2], w[3]): [int(w[4]), int(w[5])] for w in told["windows"]}
             seq, holds, attempt = int(told["seq"]), int(told["holds"]), int(told["attempt"])
             digest = Digest(map(int, told["digest"]))
-            return cls(seq, str(told["mark"]), holds, attempt, windows, digest, {}, attempt)
+            return cls(seq, str(told["mark"]), holds, attempt, windows, digest, since=attempt)
         except (ValueError, LookupError, TypeError) as error:
             raise ConfigurationError("this is no checkpoint of a verification; name another file") from error
 

@@ -11,7 +11,7 @@ from costguard.errors import ConfigurationError
 from costguard.ledger.accounting.posting import Posting
 from costguard.ledger.accounting.reading import ATTEMPT, Attempt
 from costguard.ledger.accounting.results import Same, merged_key, same_results
-from costguard.ledger.accounting.sql import NAME_CHARS, OF_TASK, of_task
+from costguard.ledger.accounting.sql import OF_TASK, of_task
 from costguard.ledger.charges import BEYOND_NOTE, WEAK, Basis, Charge, Line, merged
 from costguard.ledger.engine import Steps, Tx, run
 from costguard.ledger.owner import who
@@ -24,8 +24,8 @@ OPEN = ("held", "unresolved")
 """Statuses of attempts whose money is set aside."""
 
 _ATTEMPT_AND_SIBLINGS = (
-    f"SELECT {ATTEMPT}, EXISTS (SELECT 1 FROM attempts b WHERE substr(b.task_uuid, -{NAME_CHARS})"
-    f" = substr(attempts.task_uuid, -{NAME_CHARS}) AND b.task_uuid = attempts.task_uuid AND b.id <> attempts.id)"
+    f"SELECT {ATTEMPT}, EXISTS (SELECT 1 FROM attempts b WHERE b.name_hash = attempts.name_hash"
+    " AND b.task_uuid = attempts.task_uuid AND b.id <> attempts.id)"
     " FROM attempts WHERE id = ?"
 )
 

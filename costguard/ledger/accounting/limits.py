@@ -83,7 +83,7 @@ class Limits(Reading):
             path = self._read_path(tx, project, at_us)
             rows = {row[0]: row for row in tx.all(path.sql, path.parameters)}
             rows.pop(0, None)
-        if own.get(_PATH) != path.version:
+        if own.get(_PATH) != path.version or len(own) >= REMEMBERED_MAX:
             own.clear()
             own[_PATH] = path.version
         for place in path.windows:
@@ -162,12 +162,16 @@ class Limits(Reading):
         """
         states = []
         path, found = self._balances(tx, project, at_us)
-        for budget_id, budget, window in path.budgets:
+        # Taken now: a balance that is begun below may make the ledger forget what it remembers.
+        balances = [
+            found.get((budget_id, *bounds(window))) if window is not None else None
+            for budget_id, _, window in path.budgets
+        ]
+        for (budget_id, budget, window), balance in zip(path.budgets, balances, strict=True):
             terms_id = self._terms_id(tx, budget, window, hard=enforce and budget.hard)
             if window is None:
                 states.append(State(terms_id, budget, None, 0, 0))
                 continue
-            balance = found.get((budget_id, *bounds(window)))
             spent, held = balance or self._open_balance(tx, budget_id, budget, window)
             states.append(State(terms_id, budget, window, spent, held))
         return states, path.places

@@ -59,17 +59,14 @@ class Posting(Limits):
         """
         freed = held - attempt.held
         if charge is None:
-            tx.run(
+            by_word = ("correction", json.dumps([by_hand])) if by_hand else (None, None)
+            seq = tx.insert(
                 "INSERT INTO entries (at_us, attempt_id, kind, held, spent, reason, basis, notes)"
                 " VALUES (?,?,'release',?,0,?,?,?)",
-                (
-                    at_us,
-                    attempt.id,
-                    freed,
-                    reason,
-                    *(("correction", json.dumps([by_hand])) if by_hand else (None, None)),
-                ),
+                "seq",
+                (at_us, attempt.id, freed, reason, *by_word),
             )
+            roll_if_due(tx, seq)
         else:
             figures = (key, int(direct), replaces)
             self._write_charge(tx, at_us, attempt, freed, charge, figures, reason, is_first=is_first)

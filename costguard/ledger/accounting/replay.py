@@ -10,7 +10,7 @@ from datetime import date
 
 from costguard.budgets import Window, from_us
 from costguard.ledger.accounting.checkpoint import Checkpoint
-from costguard.ledger.accounting.sql import FOREVER_US, NAME_CHARS, admitted_in, covered
+from costguard.ledger.accounting.sql import FOREVER_US, admitted_in, covered
 from costguard.ledger.charges import read_lines
 from costguard.ledger.engine import Tx
 from costguard.money import to_text
@@ -42,8 +42,8 @@ _HELD_BEFORE = _ATTEMPTS.format("coalesce(a.upper, 0)", "attempts a", "a.id = ? 
 _FIRST = (
     "SELECT c.seq FROM entries c JOIN attempts a ON a.id = c.attempt_id WHERE c.seq > ? AND c.seq <= ?"
     " AND c.is_first = 1 AND EXISTS (SELECT 1 FROM attempts b CROSS JOIN entries e WHERE e.attempt_id = b.id"
-    f" AND e.kind <> 'hold' AND e.kind = 'charge' AND e.seq < c.seq AND substr(b.task_uuid, -{NAME_CHARS})"
-    f" = substr(a.task_uuid, -{NAME_CHARS}) AND b.task_uuid = a.task_uuid)"
+    " AND e.kind <> 'hold' AND e.kind = 'charge' AND e.seq < c.seq AND b.name_hash = a.name_hash"
+    " AND b.task_uuid = a.task_uuid)"
 )
 
 

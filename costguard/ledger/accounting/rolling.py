@@ -6,6 +6,7 @@ a tenth of adding each; whoever reads adds what the journal has beyond it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -25,6 +26,8 @@ SLOT_US = 900 * 1_000_000
 """A quarter of an hour: where the days of every zone in use begin."""
 
 T = TypeVar("T")
+
+log = logging.getLogger("costguard")
 
 _ROLLED = "rolled"
 _NOTHING_BILLED = Line("unitemized", "", 0, 0)
@@ -109,13 +112,14 @@ def gather(tx: Tx, after: int, until: int, *, estimates: bool = True) -> Gathere
     found = Gathered()
     together: dict[tuple[str, int, str, Leaf], Sums] = {}
     of_attempts: dict[int, list[Entry]] = {}
+    charged: Charged = {}
     source = "entries c JOIN attempts a ON a.id = c.attempt_id"
     for row in tx.each(_ENTRIES.format(source, "c.seq > ? AND c.seq <= ?"), (after, until)):
         entry = _entry(row)
         if estimates:
             of_attempts.setdefault(entry.attempt_id, []).append(entry)
         if entry.kind == "charge":
-            _add_leaves(tx, together, (entry.day, entry.at_us // SLOT_US, entry.tags), entry)
+            _add_leaves(tx, together, (entry.day, entry.at_us // SLOT_US, entry.tags), entry, charged)
     for (day, slot, tags, leaf), sums in together.items():
         _add(found.days, (day, leaf), sums)
         _add(found.slots, (slot, leaf), sums)
@@ -134,17 +138,29 @@ def gather(tx: Tx, after: int, until: int, *, estimates: bool = True) -> Gathere
 def gather_times(tx: Tx, start_us: int, end_us: int, timezone: str) -> dict[tuple[str, str, Leaf], Sums]:
     """What the charges of attempts admitted in [start_us, end_us) came to, by days of a zone and tags: read whole."""
     together: dict[tuple[str, str, Leaf], Sums] = {}
+    charged: Charged = {}
     source = "attempts a JOIN entries c ON c.attempt_id = a.id"
     condition = "c.kind = 'charge' AND a.at_us >= ? AND a.at_us < ?"
     for row in tx.each(_ENTRIES.format(source, condition), (start_us, end_us)):
         entry = _entry(row)
-        _add_leaves(tx, together, (day_of(timezone, entry.at_us), entry.tags), entry)
+        _add_leaves(tx, together, (day_of(timezone, entry.at_us), entry.tags), entry, charged)
     return together
 
 
-def _add_leaves(tx: Tx, found: dict[Any, Sums], when: tuple[object, ...], entry: Entry) -> None:
+Charged = dict[tuple[str, str, str], set[tuple[str, str]]]
+"""Task, project and model -> the lines (component and modality) that it was charged so far; of those that were charged
+more than once, so that each is asked for once.
+"""
+
+
+def _add_leaves(tx: Tx, found: dict[Any, Sums], when: tuple[object, ...], entry: Entry, charged: Charged) -> None:
     """Add a charge to each leaf. A task counts once for a project and model: where it was first charged."""
-    known = None if entry.is_first else _known_before(tx, entry)
+    known: set[tuple[str, str]] = set()
+    if not entry.is_first:
+        task = entry.task_uuid, entry.project, entry.model
+        if task not in charged:
+            charged[task] = _known_before(tx, entry)
+        known = charged[task]
     results, lead = entry.results, int(not known)
     reasoning, computed = entry.reasoning, entry.computed
     for component, modality, quantity, nanos in entry.lines or (_NOTHING_BILLED,):
@@ -153,7 +169,7 @@ def _add_leaves(tx: Tx, found: dict[Any, Sums], when: tuple[object, ...], entry:
         if sums is None:
             sums = found[key] = [*NO_SUMS]
         sums[0] += lead
-        sums[1] += 1 if known is None else (component, modality) not in known
+        sums[1] += (component, modality) not in known
         sums[2] += results
         sums[3] += quantity or 0
         sums[4] += nanos
@@ -165,6 +181,7 @@ def _add_leaves(tx: Tx, found: dict[Any, Sums], when: tuple[object, ...], entry:
             sums[7] += computed
             computed = None
         lead = 0
+    known.update([line[:2] for line in entry.lines or (_NOTHING_BILLED,)])
 
 
 def _known_before(tx: Tx, entry: Entry) -> set[tuple[str, str]]:
@@ -236,7 +253,11 @@ def roll_if_due(tx: Tx, seq: int) -> None:
     if known is None or seq - known >= ROLL_EVERY:
         known = rolled(tx)
         if seq - known >= ROLL_EVERY:
-            known = roll(tx, known, min(seq, known + ROLL_MAX))
+            try:
+                known = roll(tx, known, min(seq, known + ROLL_MAX))
+            except ValueError as error:  # nothing of it is written yet: a charge is not lost for what is damaged
+                log.error("the roll-ups cannot follow the journal; `costguard verify` names why: %s", error)
+                known = seq
         tx.kept[_ROLLED] = known
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from zlib import crc32
 
 from costguard.budgets import Window
 from costguard.errors import LedgerError
@@ -24,14 +25,8 @@ def marks(count: int) -> str:
     return ",".join("?" * count)
 
 
-NAME_CHARS = 8
-"""How much of a task's name its index knows: the last characters."""
-
-OF_TASK = f"substr(task_uuid, -{NAME_CHARS}) = ? AND task_uuid BETWEEN ? AND ?"
-"""SQL condition: an attempt is of a task; its parameters are `of_task`.
-
-Not `task_uuid = ?`: SQLite would put that constant into the function, and have no use for the index then.
-"""
+OF_TASK = "name_hash = ? AND task_uuid = ?"
+"""SQL condition: an attempt is of a task; its parameters are `of_task`."""
 
 CHARGES_OF_TASK = f"attempts a CROSS JOIN charges c WHERE {OF_TASK} AND c.attempt_id = a.id"
 """SQL source and condition: the attempts `a` of a task with their charges `c`, parameters as for `OF_TASK`.
@@ -40,9 +35,14 @@ A cross join is taken in the order in which it is written: SQLite would begin wi
 """
 
 
-def of_task(task_uuid: str) -> tuple[str, str, str]:
+def of_task(task_uuid: str) -> tuple[int, str]:
     """The parameters of `OF_TASK`."""
-    return task_uuid[-NAME_CHARS:], task_uuid, task_uuid
+    return name_hash(task_uuid), task_uuid
+
+
+def name_hash(task_uuid: str) -> int:
+    """What a task is looked for by: short, and as good for names that begin or end alike."""
+    return crc32(task_uuid.encode("utf-8", "surrogatepass"))
 
 
 def covered(project: str, column: str = "project") -> tuple[str, tuple[str, ...]]:

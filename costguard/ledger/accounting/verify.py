@@ -33,14 +33,18 @@ def verify_some(tx: Tx, state: Checkpoint) -> Verification | None:
     `state` stays behind the roll-ups: what the journal has beyond them is looked at on a copy, once more next time.
     """
     try:
-        if not state.seq:
+        if not state.has_begun:
             damage = tx.damage()
             if damage is not None:
                 raise BrokenError(f"storage: {damage}")
             state.count("storage")
             _look_at(state, "days", _days(tx))
+            state.has_begun = True
         state.check_mark(tx)
         end = rolled(tx)
+        (last,) = tx.one("SELECT coalesce(max(seq), 0) FROM entries") or (0,)
+        if end > last:
+            raise BrokenError(f"roll-ups: they are up to entry {end}, and the journal ends with {last}")
         until = min(state.seq + ROWS, end)
         Replay(tx, state).run(until)
         state.digest.gathered(gather(tx, state.seq, until))

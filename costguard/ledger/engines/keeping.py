@@ -58,6 +58,9 @@ class OpenFiles(WatchedFiles):
             return
         note = self._note()
         self._check_log(note, found)
+        read = self._anchor.tip() if self._anchor is not None else None
+        if note is None or read is None or read[0] != note.tip:
+            self._tx = None  # no program of ours wrote last: what is remembered may be of another history
         if found == seen:
             return
         if note is None or note.is_busy:

@@ -81,7 +81,9 @@ class Leading(OpenFiles):
                 self._check_idle()
                 while left := [job for job in jobs if job.is_open]:
                     self._take_out(left[0])
-                    self._lead(left[0], wait, left)
+                    # A write within this thread (a finalizer's, a signal handler's) may have led it just before.
+                    if left[0].is_open:
+                        self._lead(left[0], wait, left)
                 for job in jobs:
                     if job.group is not None:
                         job.group.is_over = True  # whoever committed it may have been interrupted before it said so
@@ -118,15 +120,21 @@ class Leading(OpenFiles):
             if group.commits:
                 group.lose(error)
             elif not group.others or group.pid != self._pid:  # or a fork's child: the others are its parent's
-                if job.group is None and fellows:
-                    job = min(fellows, key=lambda each: each.wait.deadline)
-                    self._take_out(job)
-                job.error = error
+                self._least_patient(job, fellows).error = error
             else:
                 for each in (job, *group.others):
                     self._run_alone(each)
         finally:
             group.hand_out(self._queue, self._pid)
+
+    def _least_patient(self, job: Job, fellows: Sequence[Job]) -> Job:
+        """Whose wait it was that failed: `job` if it has begun, else that one of its `fellows` and it."""
+        if job.group is None:
+            for each in sorted(fellows, key=lambda each: each.wait.deadline):
+                self._take_out(each)
+                if each.is_open:
+                    return each
+        return job
 
     def _run_alone(self, job: Job) -> None:
         group = Group(self._pid, is_closed=True)

@@ -7,6 +7,7 @@ Amounts are nano-dollars (INTEGER), instants are UTC microseconds since 1970 (IN
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 if TYPE_CHECKING:
     import sqlite3
@@ -146,8 +147,8 @@ ALTER TABLE budgets ADD COLUMN like_id INTEGER;
 # `priced` is what was charged where our own price for it is known, `computed` that price. `refusals` counts what was
 # kept out, `moves` says what projects are called now. `fired` keeps every alert, also where `alerts` is armed again;
 # `imports` how far each import has come: `clean`, if no line of the file up to `bytes` was left out, so that it may go
-# on from there. A task is looked for by the end of its name: an index of whole
-# names would be a fifth of the file.
+# on from there. A task is looked for by a hash of its name (`crc32`): an index of
+# whole names would be a tenth of the file.
 _LINES = """SELECT '[' || group_concat(json_quote(component) || ',' || json_quote(modality) || ','
   || coalesce(quantity, 'null') || ',' || nanos) || ']'
   FROM (SELECT * FROM lines WHERE charge_seq = o.seq ORDER BY n)"""
@@ -176,8 +177,11 @@ CREATE TABLE entries (
   is_first INTEGER, lines TEXT
 ) STRICT;
 INSERT INTO entries SELECT seq, at_us, attempt_id, kind, held, spent,
-  CASE kind WHEN 'hold' THEN ({_SAW}) END, reason, basis, cost_nanos, total_nanos, computed_nanos, price_id,
-  prompt_tokens, completion_tokens, reasoning_tokens, cached_tokens, cache_reading, odd, results, notes, raw,
+  CASE kind WHEN 'hold' THEN ({_SAW}) END, reason, basis, cost_nanos, total_nanos,
+  coalesce(computed_nanos, (SELECT -x.computed_nanos FROM old_entries x WHERE x.seq = o.replaces)), price_id,
+  prompt_tokens, completion_tokens,
+  coalesce(reasoning_tokens, (SELECT -x.reasoning_tokens FROM old_entries x WHERE x.seq = o.replaces)),
+  cached_tokens, cache_reading, odd, results, notes, raw,
   result_key, direct, replaces, NULL, CASE kind WHEN 'charge' THEN ({_LINES}) END FROM old_entries o;
 DROP TABLE old_entries;
 DROP TABLE holds;
@@ -189,7 +193,9 @@ CREATE VIEW charges AS SELECT seq, attempt_id, at_us, spent AS nanos, basis, cos
   odd, results, notes, raw, reason, result_key, direct, replaces, is_first, lines
   FROM entries WHERE kind <> 'hold' AND kind = 'charge';
 DROP INDEX attempts_by_task;
-CREATE INDEX attempts_by_name ON attempts (substr(task_uuid, -8));
+ALTER TABLE attempts ADD COLUMN name_hash INTEGER;
+UPDATE attempts SET name_hash = crc32(task_uuid);
+CREATE INDEX attempts_by_name ON attempts (name_hash);
 INSERT INTO meta VALUES ('rolled', '0');
 CREATE TABLE leaves (
   id INTEGER PRIMARY KEY, project TEXT NOT NULL, model TEXT NOT NULL, task_type TEXT NOT NULL,
@@ -254,6 +260,7 @@ def migrate(connection: sqlite3.Connection) -> None:
     from sqlite_utils import Database
     from sqlite_utils.migrations import Migrations
 
+    connection.create_function("crc32", 1, lambda text: crc32(text.encode()), deterministic=True)
     # First of all, so that a file whose first migration died half-way is still known as ours.
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     steps = Migrations("costguard")

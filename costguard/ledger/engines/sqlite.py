@@ -93,7 +93,7 @@ class SqliteEngine(Leading):
         jobs = []
         if len(writes) > 1:
             jobs = [Job(op, context.run(patience.current.get) or Patience(LOCK_TIMEOUT_S)) for context, op in writes]
-            self._wait_in_queue(jobs, Least(lambda: [job.wait for job in jobs if job.error is None]))
+            self._wait_in_queue(jobs, Least(lambda: [job.wait for job in jobs if not job.is_answered]))
         outcomes = [attempt(job.result) for job in jobs]
         for n, (context, op) in enumerate(writes):
             if not jobs or isinstance(outcomes[n].error, AdriftError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -35,11 +36,27 @@ def shown(value: object) -> str:
     return str(value)
 
 
+def visible(text: str) -> str:
+    """Text with control characters but line breaks, and those that turn the direction of writing, in writing.
+
+    A terminal would obey the ones; the others make a name look like another.
+    """
+    return _UNSEEN.sub(_written, text)
+
+
+_UNSEEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def _written(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
 def to_html(titles: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> str:
     """An HTML table of the columns in `titles` (key -> title), for a notebook, which has a style of its own."""
-    names = "".join(f"<th>{escape(title)}</th>" for title in titles.values())
+    names = "".join(f"<th>{escape(visible(title))}</th>" for title in titles.values())
     head = f"<thead><tr>{names}</tr></thead>" if any(titles.values()) else ""
-    cells = [[escape(shown(row.get(key, ""))) for key in titles] for row in rows]  # a total has blanks
+    cells = [[escape(visible(shown(row.get(key, "")))) for key in titles] for row in rows]  # a total has blanks
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in cells)
     return f"<table>{head}<tbody>{body}</tbody></table>"
 

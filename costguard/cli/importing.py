@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from costguard.cli import own_prices
 from costguard.cli.app import MOMENT, NAME, PROJECT, Session, pass_session, prices_option
 from costguard.cli.output import format_option, show
 from costguard.cli.tags import TAG, distinct
@@ -84,13 +85,12 @@ def import_(
     It counts in the windows and days of its own time, is refused by no budget, and fires no alert. Lines that cannot
     be booked are listed, and all others are booked: exit code 1 then, 0 without any.
     """
-    from costguard.prices.book import PriceBook
     from costguard.projects import parse_tags
 
     named = parse_tags(distinct(tags))
-    prices = PriceBook.load(folder)
+    prices = own_prices.load(folder)
     with _open(file) as (stream, size), _ledger(session, dry_run=dry_run) as guard:
-        found, pieces = _run(guard, stream, size, file, project, at, named, model, prices, shown)
+        found, pieces = _run(guard, stream, size, file, project, at, named, model, prices, shown, dry_run=dry_run)
         guard.ledger.roll_up()
     show(_told(found, pieces, file, project, dry_run=dry_run), output)
     if found.bad:
@@ -112,16 +112,20 @@ def _run(
     model: str | None,
     prices: PriceBook,
     shown: int,
+    *,
+    dry_run: bool,
 ) -> tuple[Imported, Pieces]:
     from costguard.exchange.importing import import_pieces
     from costguard.exchange.pieces import HEAD, Pieces
-    from costguard.exchange.recorded import Reader
+    from costguard.exchange.recorded import EARLIEST_US, Reader
     from costguard.ledger.accounting.importing import Importer, Source
 
     ledger = guard.ledger
     when = at if isinstance(at, str) else instant(at, ledger.timezone, end=False)
     if isinstance(when, int) and when > guard.now_us():
         raise click.BadParameter(f"{at} is yet to come", param_hint="'--at'")
+    if isinstance(when, int) and when < EARLIEST_US:
+        raise click.BadParameter(f"{at} is long before any call", param_hint="'--at'")
     reader = Reader(
         prices,
         at=when,
@@ -140,15 +144,32 @@ def _run(
         length=size, label="Importing", file=sys.stderr, hidden=not sys.stderr.isatty() or not size
     ) as bar:
         bar.update(pieces.offset)
-        found = import_pieces(
-            importer,
-            pieces,
-            reader,
-            now_us=guard.now_us,
-            progress=lambda offset: bar.update(offset - bar.pos),
-            faults_max=shown,
-        )
+        done: list[Imported] = []
+
+        def told(so_far: Imported) -> None:
+            done[:] = [so_far]
+            bar.update(so_far.bytes - bar.pos)
+
+        try:
+            found = import_pieces(importer, pieces, reader, now_us=guard.now_us, progress=told, faults_max=shown)
+        except KeyboardInterrupt:
+            click.echo(_stopped(done[0] if done else None, pieces.unit, dry_run=dry_run), err=True)
+            raise
     return found, pieces
+
+
+def _stopped(found: Imported | None, unit: str, *, dry_run: bool) -> str:
+    """How far an import came that was stopped."""
+    from costguard.money import to_text
+
+    if dry_run or found is None:
+        return "Stopped: nothing was booked by it"
+    booking = found.booking
+    again = "it goes on there" if not found.bad else f"its bad {unit}s are tried again, and nothing is booked twice"
+    return (
+        f"Stopped after {unit} {found.after + found.lines:,}: {booking.results + booking.settled:,} results are booked,"
+        f" {to_text(booking.nanos + booking.changed)} USD; import it again, and {again}"
+    )
 
 
 @contextmanager
@@ -196,6 +217,7 @@ def _name(file: str) -> str:
 def _told(found: Imported, pieces: Pieces, file: str, project: str, *, dry_run: bool) -> Document:
     from costguard import money
     from costguard.reports.document import Column, Document, Table, usd
+    from costguard.rows import visible
 
     booking, unit = found.booking, pieces.unit
     row: dict[str, Any] = {
@@ -210,6 +232,9 @@ def _told(found: Imported, pieces: Pieces, file: str, project: str, *, dry_run: 
         "charged": money.to_usd(booking.nanos),
         "known": booking.known,
         "improved": booking.improved,
+        "settled": booking.settled,
+        "changed": money.to_usd(booking.changed),
+        "repeated": booking.repeated,
         "not_billed": found.idle,
     }
     faults = [fault._asdict() for fault in found.faults]
@@ -220,12 +245,24 @@ def _told(found: Imported, pieces: Pieces, file: str, project: str, *, dry_run: 
         f" {booking.known:,} results known already, {booking.improved:,} of them now told better;"
         f" {found.idle:,} tasks not billed; {found.bad:,} bad {unit}s.",
     ]
+    if booking.settled or booking.changed:
+        lines.append(
+            f"Of what was booked before, {booking.settled:,} results of open calls {'would be' if dry_run else 'were'}"
+            f" settled, and {booking.improved:,} told better: {usd(row['changed'])} USD."
+        )
+    if booking.repeated:
+        one = booking.repeated == 1
+        lines.append(
+            f"{booking.repeated:,} {unit}{' was' if one else 's were'} equal to another and {'has' if one else 'have'}"
+            " no name: booked once."
+        )
     parts: list[str | Table] = ["\n".join(lines)]
     if faults:
         parts.append(Table((Column("number", unit.capitalize(), number=True), Column("why", "Why")), faults))
     if found.bad and len({fault.number for fault in found.faults}) < found.bad:
         parts.append(f"More bad {unit}s are not listed: --list N.")
-    return Document({**row, "unit": unit, "faults": faults}, list(row), [row], parts)
+    flat = {**row, "file": visible(row["file"])}
+    return Document({**row, "unit": unit, "faults": faults}, list(row), [flat], parts)
 
 
 COMMANDS = (import_,)

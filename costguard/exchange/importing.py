@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import NamedTuple
 
 from costguard.exchange.pieces import Pieces
@@ -25,7 +26,8 @@ class Fault(NamedTuple):
 
 class Imported(NamedTuple):
     """What an import came to: `lines` that were read, after `after` that were read before; `bad` ones, of which
-    something was left out; tasks that are `idle`, see `recorded.Reading`; and the first `faults`.
+    something was left out; tasks that are `idle`, see `recorded.Reading`; and the first `faults`. `bytes` of the file
+    are behind it.
     """
 
     after: int
@@ -34,6 +36,7 @@ class Imported(NamedTuple):
     idle: int
     booking: Booking
     faults: tuple[Fault, ...]
+    bytes: int = 0
 
 
 def import_pieces(
@@ -42,39 +45,47 @@ def import_pieces(
     reader: Reader,
     *,
     now_us: Callable[[], int],
-    progress: Callable[[int], object] | None = None,
+    progress: Callable[[Imported], object] | None = None,
     faults_max: int = FAULTS_MAX,
 ) -> Imported:
     """Book what the pieces of a file tell. What is booked already is not booked again: it may be stopped at any time.
 
-    `progress` is told how many bytes are booked. LedgerError if the ledger cannot be written.
+    `progress` is told what is booked so far, after each transaction. LedgerError if the ledger cannot be written.
     """
     after = pieces.number
     tasks: list[Recorded] = []
     faults: list[Fault] = []
-    lines = bad = idle = 0
+    bad: set[int] = set()  # of the lines that are not booked yet
+    lines = all_bad = idle = booked = 0
     booking = Booking()
-    done = [0, 0]
+
+    def found() -> Imported:
+        return Imported(after, lines, all_bad, idle, booking, tuple(faults), pieces.offset)
 
     def book() -> None:
-        nonlocal booking
-        mark = Mark(pieces.offset, pieces.number, pieces.digest, clean=not bad)
-        booking = booking.plus(importer.add(now_us(), Batch(tasks, lines - done[0], bad - done[1], mark)))
-        done[:] = lines, bad
+        nonlocal booking, booked, all_bad
+        mark = Mark(pieces.offset, pieces.number, pieces.digest, clean=not (all_bad or bad))
+        came, conflicts = importer.add(now_us(), Batch(tasks, lines - booked, frozenset(bad), mark))
+        bad.update(conflict.number for conflict in conflicts)
+        faults.extend(Fault(*conflict) for conflict in conflicts)
+        faults.sort(key=attrgetter("number"))
+        del faults[faults_max:]
+        booking, booked, all_bad = booking.plus(came), lines, all_bad + len(bad)
         tasks.clear()
+        bad.clear()
         if progress is not None:
-            progress(pieces.offset)
+            progress(found())
 
     for piece in pieces:
         lines += 1
         told = reader.read(piece)
         tasks += told.tasks
         idle += told.idle
-        bad += bool(told.faults)
-        if told.faults and len(faults) < faults_max:
-            faults += [Fault(piece.number, why) for why in told.faults[: faults_max - len(faults)]]
-        if lines - done[0] >= BATCH_LINES:
+        if told.faults:
+            bad.add(piece.number)
+            faults += [Fault(piece.number, why) for why in told.faults[:faults_max]]
+        if lines - booked >= BATCH_LINES:
             book()
-    if lines > done[0]:
+    if lines > booked:
         book()
-    return Imported(after, lines, bad, idle, booking, tuple(faults))
+    return found()

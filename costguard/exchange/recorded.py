@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from hashlib import blake2b
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
-from costguard.budgets import YEAR_MAX, YEAR_MIN, to_us
+from costguard.budgets import YEAR_MAX, YEAR_MIN, from_us, to_us
 from costguard.errors import ConfigurationError
 from costguard.exchange.charging import charge_each
 from costguard.exchange.pieces import Piece
@@ -20,10 +20,13 @@ from costguard.prices.book import PriceBook
 from costguard.prices.price import Price
 from costguard.tasks import canonical
 from costguard.wire import recorded
-from costguard.wire.dialect import Ack, Doubt, Record, Refused, Success, Told
+from costguard.wire.dialect import Ack, Doubt, Figures, Record, Refused, Success, Told
 
-AHEAD_US = 3600 * 1_000_000
-"""How far the clock of whoever recorded something may be ahead of ours."""
+AHEAD_US = 86_400 * 1_000_000
+"""How far the clock of whoever recorded something may be ahead of ours, or its zone be misread."""
+
+EARLIEST_US = to_us(datetime(2015, 1, 1, tzinfo=UTC))
+"""No call is older: an earlier time is a count that was read in the wrong unit."""
 
 _UNITS = ((10**11, 10**6), (10**14, 10**3), (10**17, 1))
 """A number up to which it counts seconds, milliseconds or microseconds since 1970, and how many of ours that is."""
@@ -67,7 +70,7 @@ class Reader:
         found = Reading([], [piece.why] if piece.why else [], 0)
         for record in [] if piece.why else self._records(piece.text, found.faults):
             try:
-                found = self._read(record, found)
+                found = self._read(record, found, piece.number)
             except Unusable as fault:
                 found.faults.append(str(fault))
         return found
@@ -86,7 +89,7 @@ class Reader:
             return value if isinstance(value, list) else [value]
         return []
 
-    def _read(self, record: Any, found: Reading) -> Reading:
+    def _read(self, record: Any, found: Reading, number: int) -> Reading:
         if not isinstance(record, dict):
             raise Unusable("not an object")
         told = recorded.tell(record, lambda: _digest(record))
@@ -103,12 +106,12 @@ class Reader:
                 continue
             at_us = self._moment(record) if at_us is None else at_us
             try:
-                found.tasks.append(self._charged(one, at_us))
+                found.tasks.append(self._charged(one, at_us, number))
             except Unusable as fault:
                 found.faults.append(str(fault))
         return found._replace(idle=idle)
 
-    def _charged(self, told: Told, at_us: int) -> Recorded:
+    def _charged(self, told: Told, at_us: int, number: int) -> Recorded:
         """A task with a charge for each of its results."""
         results = (told.ending.results or ()) if isinstance(told.ending, (Success, Record)) else ()
         model, task_type, price = self._price(told.model or self._model, at_us)
@@ -116,12 +119,11 @@ class Reader:
             [result.figures for result in results], price=price, prompt_expected=None, expected_nanos=None
         )
         if not charges:
-            of = f"of {model}" if model else "of a model that it does not name"
-            counted = any(result.figures.completion_tokens is not None for result in results)
-            raise Unusable(f"no cost, and {'no price is known ' + of if counted else 'no tokens'}")
+            raise Unusable(_why([result.figures for result in results], model, price))
         booked = [(result_key(result.names, charge), charge) for result, charge in zip(results, charges, strict=True)]
         task_type = told.task_type or task_type or "unknown"
-        return Recorded(canonical(told.task_uuid), task_type, model or task_type, at_us, tuple(booked))
+        is_named = not told.task_uuid.startswith(_DIGEST)
+        return Recorded(canonical(told.task_uuid), task_type, model, at_us, tuple(booked), number, is_named)
 
     def _price(self, model: str, at_us: int) -> tuple[str, str, Price | None]:
         """The model's name, its type of task and its price at that time, as far as they are known."""
@@ -140,8 +142,10 @@ class Reader:
             return self._at
         told = _field(record, self._at)
         at_us = self._parse(told)
-        if at_us > self._now_us() + AHEAD_US:
-            raise Unusable(f"{self._at}: {_shown(told)} is yet to come")
+        why = "is long before any call" if at_us < EARLIEST_US else "is yet to come"
+        if not EARLIEST_US <= at_us <= self._now_us() + AHEAD_US:
+            read = f"{from_us(at_us):%Y-%m-%dT%H:%M:%SZ}"
+            raise Unusable(f"{self._at}: {_shown(told)} was read as {read}, which {why}")
         return at_us
 
     def _parse(self, told: Any) -> int:
@@ -184,10 +188,32 @@ def _field(record: Any, path: str) -> Any:
     return node
 
 
+def _why(figures: list[Figures], model: str, price: Price | None) -> str:
+    """Why nothing can be charged for some results: what is wrong with their cost, and what with their usage."""
+    notes = dict.fromkeys(note for one in figures for note in one.notes)
+    cost = (
+        "; ".join(note for note in notes if note.endswith("cost is unusable") or "costBreakdown" in note) or "no cost"
+    )
+    counted = next((one for one in figures if one.completion_tokens is not None), None)
+    if counted is None:
+        has_prompt = any(one.prompt_tokens is not None for one in figures)
+        return f"{cost}, and no tokens{' of the completion' if has_prompt else ''}"
+    if price is None:
+        return f"{cost}, and no price is known of {model or 'a model that it does not name'} at its time"
+    if not counted.prompt_tokens and not counted.prompt:
+        return f"{cost}, and no tokens of the prompt: the usage is not known"
+    if (counted.cached_tokens or 0) > (counted.prompt_tokens or 0):
+        return f"{cost}, and its usage cannot be priced: more tokens are cached than the prompt has"
+    return f"{cost}, and its usage cannot be priced: something in it has no price"
+
+
+_DIGEST = "digest:"
+
+
 def _digest(record: Any) -> str:
     """What a record is called that has no name: the same for the same content, however it is written."""
     text = json.dumps(record, sort_keys=True, separators=(",", ":"), default=str)
-    return f"digest:{blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()}"
+    return f"{_DIGEST}{blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()}"
 
 
 def _shown(told: Any) -> str:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from decimal import MAX_PREC, Context, Decimal
-from typing import Any
 
 from costguard import money
-from costguard.reports.document import Row, Table
+from costguard.reports.document import Table
 
 ROUNDING = ("cents",)
 """What amounts can be rounded to."""
-
-REMAINDER = "(rounding to cents)"
-"""The row by which rounded amounts miss their rounded total."""
 
 _CENT = 10_000_000
 _WIDE = Context(prec=MAX_PREC)
 
 
 class Amounts:
-    """Writes nano-USD as USD: exactly, or each in cents, half to even."""
+    """Writes nano-USD as USD: exactly, or in cents: a sum half to even, its parts so that they add up to it."""
 
     def __init__(self, round_to: str | None = None) -> None:
         self.round_to = round_to
@@ -30,18 +26,24 @@ class Amounts:
         """As a Decimal in USD."""
         return money.to_usd(self._shown(nanos))
 
-    def remainder(self, nanos: Iterable[int]) -> int:
-        """What rows that are shown one by one miss of their sum as it is shown, in nano-USD."""
-        rows = list(nanos)
-        return self._shown(sum(rows)) - sum(map(self._shown, rows))
+    def parts(self, nanos: Sequence[int], whole: Decimal | None = None) -> list[Decimal]:
+        """Parts of a sum that is shown as `whole`, by default as their own sum is: they add up to what is shown.
 
-    def with_remainder(self, rows: Sequence[Row], nanos: Sequence[int], columns: Sequence[str]) -> list[Row]:
-        """`rows`, whose amounts `cost` are `nanos`, and one more with what they miss, if they do; its keys unknown."""
-        missing = self.remainder(nanos)
-        if not missing or not columns:
-            return list(rows)
-        last: dict[str, Any] = dict.fromkeys(rows[0])
-        return [*rows, {**last, columns[0]: REMAINDER, "cost": money.to_usd(missing)}]
+        In cents those with the largest rest are rounded up: each is less than a cent from what it is, if `whole` is
+        less than one from their sum.
+        """
+        if self.round_to is None:
+            return [self.usd(value) for value in nanos]
+        cents = [value // _CENT for value in nanos]
+        shown = self._shown(sum(nanos)) if whole is None else int(whole.scaleb(9))
+        missing = shown // _CENT - sum(cents)
+        for at in sorted(range(len(nanos)), key=lambda at: (-(nanos[at] % _CENT), at))[:missing]:
+            cents[at] += 1
+        return [money.to_usd(value * _CENT) for value in cents]
+
+    def difference(self, one: int, other: int) -> Decimal:
+        """Of two sums as they are shown."""
+        return money.to_usd(self._shown(one) - self._shown(other))
 
     def _shown(self, nanos: int) -> int:
         if self.round_to is None:

@@ -163,9 +163,9 @@ class Document:
 def _in_notebook(part: Part) -> str:
     match part:
         case str():
-            return "".join(f"<p>{escape(line)}</p>" for line in part.splitlines())
+            return "".join(f"<p>{escape(rows.visible(line))}</p>" for line in part.splitlines())
         case Heading():
-            return f"<h4>{escape(part.text)}</h4>"
+            return f"<h4>{escape(rows.visible(part.text))}</h4>"
         case Figures():
             titles = {"label": "", "value": "", "unit": "", "note": ""}
             return rows.to_html(titles, [item._asdict() for item in part.items])

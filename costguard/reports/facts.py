@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 from costguard.budgets import YEAR_MIN, day_of, from_us, parse_timezone
 from costguard.ledger.accounting.reporting import Asked
-from costguard.ledger.accounting.spending import group_columns, grouped
+from costguard.ledger.accounting.spending import Span, group_columns, grouped
 from costguard.ledger.records import UsageRow
 from costguard.projects import parse_project, parse_tags
 from costguard.reports import periods
@@ -18,6 +18,7 @@ from costguard.reports.forecast import HISTORY_DAYS, Forecast, NoForecast, forec
 from costguard.reports.periods import Period
 
 if TYPE_CHECKING:
+    from costguard.ledger.accounting.applied import BudgetWindow
     from costguard.ledger.accounting.book import Ledger
     from costguard.ledger.accounting.reporting import Reported
 
@@ -108,6 +109,7 @@ def state(
     earlier = period.before()
     passed = period.passed(today)
     history = max(min(period.first, today - timedelta(days=HISTORY_DAYS)), date(YEAR_MIN, 1, 1))
+    is_running = period.first <= today < period.end
     asked = Asked(
         span=period.span(zone),
         by=groups,
@@ -115,7 +117,7 @@ def state(
         tags=parse_tags(tags or {}),
         before=earlier.span(zone) if earlier else None,
         before_same=(earlier and passed and earlier.beginning(passed).span(zone)) or None,
-        days=periods.between(history, period.end - timedelta(days=1)).span(zone) if history < period.end else None,
+        days=Period("days", period.name, history, period.end).span(zone) if is_running else None,
         top=top,
         all_tags=groups == ["project"],
     )
@@ -138,19 +140,49 @@ def state(
         before=_before(earlier, began, found, min(passed, earlier.days)) if earlier else None,
         per=shown_per,
         parts=_parts(shown_per, period, min(period.end, today + timedelta(days=1)), by_day),
-        forecast=forecast(
+        forecast=_limited(
+            forecast(
+                whole.nanos,
+                {day: nanos for day, (nanos, _) in by_day.items()},
+                first=period.first,
+                end=period.end,
+                today=today,
+                began=began,
+            ),
             whole.nanos,
-            {day: nanos for day, (nanos, _) in by_day.items()},
-            first=period.first,
-            end=period.end,
-            today=today,
-            began=began,
+            asked.span,
+            found.budgets,
         ),
         found=found,
         at=from_us(at_us).astimezone(ZoneInfo(zone)),
         days_passed=passed,
         began=began,
     )
+
+
+def budget_text(one: BudgetWindow) -> str:
+    """A budget as people call it, by its project's present name."""
+    return f"{one.name} in total" if one.budget.per == "total" else f"{one.name} per {one.budget.per}"
+
+
+def _limited(
+    ahead: Forecast | NoForecast, spent: int, span: Span, budgets: Sequence[BudgetWindow]
+) -> Forecast | NoForecast:
+    """With what the hard budget of the same window that has least left lets through, if all that is reported counts
+    in it.
+    """
+    room = [
+        (max(one.budget.limit_nanos - one.spent, 0), budget_text(one))
+        for one in budgets
+        if one.is_of_all
+        and one.budget.hard
+        and not one.is_removed
+        and (one.window.start_us, one.window.end_us) == (span.start_us, span.end_us)
+    ]
+    if isinstance(ahead, NoForecast) or not room:
+        return ahead
+    left, by = min(room)
+    return ahead.limited(by, spent + left)
 
 
 def _before(period: Period, began: date | None, found: Reported, same_days: int) -> Before:

@@ -23,7 +23,8 @@ _Z_NUMERATOR, _Z_DENOMINATOR = 1645, 1000
 class Forecast(NamedTuple):
     """What a period may end at, in nano-USD: the expected end, and the range that nine of ten would end in.
 
-    `method` says in one sentence how it was come by, `days` how many whole days it was learned from.
+    `method` says in one sentence how it was come by, `days` how many whole days it was learned from. Where a budget
+    stops the spending earlier, `limited_by` is that budget, `limit` where, and `unlimited` the expected end without it.
     """
 
     expected: int
@@ -31,6 +32,16 @@ class Forecast(NamedTuple):
     most: int
     days: int
     method: str
+    limited_by: str | None = None
+    limit: int | None = None
+    unlimited: int | None = None
+
+    def limited(self, by: str, limit: int) -> Forecast:
+        """The same if no more than `limit` can be spent, which is no less than what was; itself if it ends below."""
+        if self.most <= limit:
+            return self
+        expected, least = min(self.expected, limit), min(self.least, limit)
+        return Forecast(expected, least, limit, self.days, self.method, by, limit, self.expected)
 
 
 class NoForecast(NamedTuple):

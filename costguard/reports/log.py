@@ -10,8 +10,12 @@ from costguard import money
 from costguard.budgets import from_us
 from costguard.ledger.accounting.history import Event
 from costguard.reports.document import Column, Document, Table, usd
+from costguard.rows import visible
 
 KEYS = ("at", "what", "change", "who", "project", "about", "amount", "before", "limit", "details", "reason")
+
+_WRITTEN = ("about", "reason")
+"""What may have control characters in it, as names of files do."""
 
 
 def document(events: Iterable[Event], timezone: str) -> Document:
@@ -29,7 +33,8 @@ def document(events: Iterable[Event], timezone: str) -> Document:
         [{"when": f"{row['at']:%Y-%m-%d %H:%M}\n{row['who'] or ''}".rstrip(), "told": row["told"]} for row in people],
     )
     parts = (Table(columns, people, stacked=stacked),) if rows else ("Nothing happened that the log tells.",)
-    return Document({"timezone": timezone, "events": rows}, KEYS, rows, parts)
+    flat = [{**row, **{key: visible(row[key]) for key in _WRITTEN if row[key]}} for row in rows]
+    return Document({"timezone": timezone, "events": rows}, KEYS, flat, parts)
 
 
 def _row(event: Event, zone: ZoneInfo) -> dict[str, Any]:

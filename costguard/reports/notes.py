@@ -19,7 +19,9 @@ def absent(found: Statement) -> list[str]:
     lines = []
     if not found.found.is_known:
         lines.append(f"Nothing was ever booked on {found.project}, and no budget is of it.")
-    if found.began is None:
+    if found.began is None and found.found.has_refused:
+        lines.append("Nothing was ever charged: all that was asked for was refused.")
+    elif found.began is None:
         lines.append("The ledger is empty.")
     elif found.began >= found.period.end:
         lines.append(f"The ledger began on {found.began}, after this period.")
@@ -32,10 +34,10 @@ def notes(found: Statement, amounts: Amounts) -> list[str]:
     """How sure the figures are, and what may be added."""
     lines = []
     by_basis = found.by("basis")
-    for one in by_basis:
+    for one, cost in zip(by_basis, amounts.parts([one.nanos for one in by_basis]), strict=True):
         (basis,) = one.keys
         origin = "the provider's figure" if basis in PROVIDER_BASES else "not the provider's figure"
-        lines.append(f"{usd(amounts.usd(one.nanos))} USD by {basis} ({origin}).")
+        lines.append(f"{usd(cost)} USD by {basis} ({origin}).")
     if {one.keys[0] for one in by_basis} - {"breakdown"}:
         lines.append("Tokens are those that were stated; charges not by breakdown may come without.")
     if found.found.open.tasks:
@@ -59,7 +61,12 @@ def notes(found: Statement, amounts: Amounts) -> list[str]:
         more = "more" if priced > computed else "less"
         lines.append(
             f"{usd(amounts.usd(priced))} USD was charged where our price files come to"
-            f" {usd(amounts.usd(computed))} USD: {usd(amounts.usd(abs(priced - computed)))} USD {more}."
+            f" {usd(amounts.usd(computed))} USD: {usd(abs(amounts.difference(priced, computed)))} USD {more}."
+        )
+    if amounts.round_to and amounts.usd(found.total) != Amounts().usd(found.total):
+        lines.append(
+            f"The total is {usd(Amounts().usd(found.total))} USD to the last digit; in cents, parts are rounded so that"
+            " they add up to what is shown."
         )
     return lines
 
@@ -76,9 +83,19 @@ def ahead(found: Statement, amounts: Amounts) -> list[str]:
         least, most = usd(amounts.usd(expected.least)), usd(amounts.usd(expected.most))
         return [
             f"Expected at the end: {usd(amounts.usd(expected.expected))} USD, between {least} and {most}."
-            f" {expected.method}"
+            f" {method(expected, amounts)}"
         ]
     return [] if found.is_over else [f"No forecast: {expected.reason}."]
+
+
+def method(ahead: Forecast, amounts: Amounts) -> str:
+    """How a forecast was come by, and what limits it."""
+    if ahead.limit is None or ahead.unlimited is None:
+        return ahead.method
+    limit = f"limited to {usd(amounts.usd(ahead.limit))} by {ahead.limited_by}"
+    if ahead.unlimited <= ahead.limit:
+        return f"{ahead.method} Its range is {limit}."
+    return f"{ahead.method} {limit[0].upper()}{limit[1:]}; without it {usd(amounts.usd(ahead.unlimited))}."
 
 
 def as_of(found: Statement) -> str:

@@ -19,6 +19,11 @@ DAYS_MAX = 3660
 """The longest period, in days: ten years."""
 
 _MONTHS = {"month": 1, "quarter": 3, "year": 12}
+_MONTH_NAMES = (
+    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "December",
+)  # fmt: skip
+_ORDINALS = ("1st", "2nd", "3rd", "4th")
 _QUARTER = re.compile(r"([0-9]{4})-Q([1-4])", re.ASCII)
 _YEAR = re.compile(r"[0-9]{4}", re.ASCII)
 _MONTH = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])", re.ASCII)
@@ -38,6 +43,21 @@ class Period:
     def days(self) -> int:
         """How many."""
         return (self.end - self.first).days
+
+    @property
+    def title(self) -> str:
+        """Its name in words: November 2026, 4th quarter of 2026, week 48 of 2026, 3 to 9 November 2026."""
+        match self.kind:
+            case "month":
+                return f"{month_name(self.first)} {self.first.year:04}"
+            case "quarter":
+                return f"{_ORDINALS[(self.first.month - 1) // 3]} quarter of {self.first.year:04}"
+            case "year":
+                return self.name
+            case "week":
+                year, _, week = self.name.partition("-W")
+                return f"week {int(week)} of {year}"
+        return days_text(self.first, self.end)
 
     def span(self, timezone: str) -> Span:
         """Its instants in a zone."""
@@ -65,14 +85,19 @@ class Period:
 
 def containing(kind: str, day: date) -> Period:
     """The month, quarter, year or week (from Monday) that contains a day."""
+    return _checked(kind, *_around(kind, day))
+
+
+def _around(kind: str, day: date) -> tuple[date, date]:
+    """The first day of what contains a day, and the first one after it."""
     if kind == "week":
         monday = day - timedelta(days=day.weekday())
-        return _checked("week", monday, monday + timedelta(days=7))
+        return monday, monday + timedelta(days=7)
     months = _MONTHS[kind]
     begun = (day.month - 1) // months * months
     first = date(day.year, begun + 1, 1)
     last = date(day.year, begun + months, monthrange(day.year, begun + months)[1])
-    return _checked(kind, first, last + timedelta(days=1))
+    return first, last + timedelta(days=1)
 
 
 def month(text: str) -> Period:
@@ -132,22 +157,33 @@ def between(since: date, until: date) -> Period:
     return _checked("days", since, until + timedelta(days=1))
 
 
-def part_name(per: str, day: date) -> str:
-    """How the `day`, `week` or `month` that contains a day is written in rows."""
-    if per == "day":
-        return day.isoformat()
-    return containing(per, day).name
-
-
 def parts(per: str, first: date, end: date) -> list[Period]:
     """The days, weeks or months of [first, end), in order; the outermost are cut to it."""
     found: list[Period] = []
     while first < end:
-        whole = between(first, first) if per == "day" else containing(per, first)
-        until = min(whole.end, end)
-        found.append(Period(whole.kind, part_name(per, first), first, until))
+        kind, begins, ends = ("days", first, first + timedelta(days=1)) if per == "day" else (per, *_around(per, first))
+        until = min(ends, end)
+        found.append(Period(kind, _name(kind, begins, ends), first, until))
         first = until
     return found
+
+
+def days_text(first: date, end: date) -> str:
+    """The days [first, end) as people write them: 1 to 30 November 2026, 28 October to 3 November 2026."""
+    last = end - timedelta(days=1)
+    until = f"{last.day} {month_name(last)} {last.year:04}"
+    if first == last:
+        return until
+    if first.year != last.year:
+        return f"{first.day} {month_name(first)} {first.year:04} to {until}"
+    if first.month != last.month:
+        return f"{first.day} {month_name(first)} to {until}"
+    return f"{first.day} to {until}"
+
+
+def month_name(day: date) -> str:
+    """In English, whatever the locale."""
+    return _MONTH_NAMES[day.month - 1]
 
 
 def _day(what: str, number: int, number_of_month: int) -> date:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 from costguard.ledger.records import UsageRow
-from costguard.reports import sections
+from costguard.reports import notes, sections
 from costguard.reports.amounts import Amounts, percent
 from costguard.reports.document import Row
 from costguard.reports.facts import Statement
 from costguard.reports.forecast import Forecast
-from costguard.reports.tree import flat
 
 CURRENCY = "USD"
 
@@ -52,14 +52,7 @@ def record(found: Statement, amounts: Amounts, rows: Sequence[Row], depth: int |
             }
             for one in read.top
         ],
-        "refused": [
-            {
-                **one._asdict(),
-                "expected": amounts.usd(one.expected) if one.expected or one.reason != "unpriced" else None,
-                "upper": amounts.usd(one.upper) if one.upper or one.reason != "unpriced" else None,
-            }
-            for one in read.refused
-        ],
+        "refused": _refused(found, amounts),
         "bases": {one["basis"]: one["cost"] for one in _grouped(found, amounts, "basis")},
         "unresolved": {"tasks": read.open.tasks, "held": amounts.usd(read.open.held)},
         **_doubts(found, amounts),
@@ -83,7 +76,7 @@ def _before(found: Statement, amounts: Amounts) -> dict[str, Any] | None:
         "same_days": before.same_days,
         "same_total": None if same is None else amounts.usd(same),
         "is_partial": before.is_partial,
-        "change": None if compared is None else amounts.usd(found.total - compared),
+        "change": None if compared is None else amounts.difference(found.total, compared),
         "change_percent": None if compared is None else percent(found.total - compared, compared),
     }
 
@@ -92,8 +85,26 @@ def _forecast(found: Statement, amounts: Amounts) -> dict[str, Any]:
     ahead = found.forecast
     if isinstance(ahead, Forecast):
         sums = {name: amounts.usd(getattr(ahead, name)) for name in ("expected", "least", "most")}
-        return {**sums, "days": ahead.days, "method": ahead.method, "reason": None}
-    return {**dict.fromkeys(("expected", "least", "most", "days", "method")), "reason": ahead.reason}
+        return {
+            **sums,
+            "days": ahead.days,
+            "method": notes.method(ahead, amounts),
+            "limited_by": ahead.limited_by,
+            "unlimited": None if ahead.unlimited is None else amounts.usd(ahead.unlimited),
+            "reason": None,
+        }
+    names = ("expected", "least", "most", "days", "method", "limited_by", "unlimited")
+    return {**dict.fromkeys(names), "reason": ahead.reason}
+
+
+def _refused(found: Statement, amounts: Amounts) -> list[dict[str, Any]]:
+    refused = found.found.refused
+    costs = sections.known_parts(amounts, [one.expected for one in refused])
+    uppers = sections.known_parts(amounts, [one.upper for one in refused])
+    return [
+        {**one._asdict(), "expected": cost, "upper": upper}
+        for one, cost, upper in zip(refused, costs, uppers, strict=True)
+    ]
 
 
 def _budgets(found: Statement, amounts: Amounts) -> list[dict[str, Any]]:
@@ -120,17 +131,17 @@ def _budgets(found: Statement, amounts: Amounts) -> list[dict[str, Any]]:
 
 
 def _over_time(found: Statement, amounts: Amounts) -> list[Row]:
-    rows = [
+    costs = amounts.parts([nanos for _, nanos, _ in found.parts])
+    return [
         {
             "period": part.name,
             "since": part.first.isoformat(),
             "until": part.end.isoformat(),
             "tasks": tasks,
-            "cost": amounts.usd(nanos),
+            "cost": cost,
         }
-        for part, nanos, tasks in found.parts
+        for (part, _, tasks), cost in zip(found.parts, costs, strict=True)
     ]
-    return amounts.with_remainder(rows, [nanos for _, nanos, _ in found.parts], ("period",))
 
 
 def _projects(found: Statement, amounts: Amounts, depth: int | None) -> list[dict[str, Any]]:
@@ -141,28 +152,33 @@ def _projects(found: Statement, amounts: Amounts, depth: int | None) -> list[dic
             "depth": node.depth,
             "tasks": node.tasks,
             "tokens": sections.known_tokens(node.tokens, node.nanos),
-            "cost": amounts.usd(node.nanos),
-            "own": amounts.usd(node.own),
-            "before": amounts.usd(node.before) if has_before else None,
+            "cost": cost,
+            "own": own,
+            "before": before if has_before else None,
+            "own_before": own_before if has_before else None,
         }
-        for node in flat(sections.nodes(found), depth)
+        for node, cost, own, before, own_before in sections.shown_nodes(found, amounts, depth)
     ]
 
 
 def _grouped(found: Statement, amounts: Amounts, group: str) -> list[Row]:
     names = ["component", "modality"] if group == "modality" else [group]
 
-    def one(usage: UsageRow) -> dict[str, Any]:
+    def one(usage: UsageRow, cost: Decimal) -> dict[str, Any]:
         keys = {name: key or None for name, key in zip(names, usage.keys, strict=True)}
         tokens = sections.known_tokens(usage.tokens, usage.nanos)
-        return {**keys, "tasks": usage.tasks, "tokens": tokens, "cost": amounts.usd(usage.nanos)}
+        return {**keys, "tasks": usage.tasks, "tokens": tokens, "cost": cost}
 
     found_rows = found.by(group)
-    return amounts.with_remainder([one(usage) for usage in found_rows], [usage.nanos for usage in found_rows], names)
+    return list(map(one, found_rows, amounts.parts([usage.nanos for usage in found_rows])))
 
 
 def _doubts(found: Statement, amounts: Amounts) -> dict[str, Any]:
     components = {one.keys[0]: one for one in found.by("component")}
+    costs: dict[str, Decimal] = {}
+    for row in _grouped(found, amounts, "modality"):
+        costs[row["component"]] = costs.get(row["component"], Decimal(0)) + row["cost"]
+    none = amounts.usd(0)
     reasoning = sum(one.reasoning for one in components.values())
     completion = components["completion"].tokens if "completion" in components else 0
     priced, computed = sum(one.priced for one in found.rows), sum(one.computed for one in found.rows)
@@ -172,11 +188,11 @@ def _doubts(found: Statement, amounts: Amounts) -> dict[str, Any]:
             "completion_tokens": completion,
             "percent": percent(reasoning, completion),
         },
-        "rounding": amounts.usd(components["rounding"].nanos if "rounding" in components else 0),
-        "unexplained": amounts.usd(components["unexplained"].nanos if "unexplained" in components else 0),
+        "rounding": costs.get("rounding", none),
+        "unexplained": costs.get("unexplained", none),
         "drift": {
             "charged": amounts.usd(priced),
             "own_price": amounts.usd(computed),
-            "difference": amounts.usd(priced - computed),
+            "difference": amounts.difference(priced, computed),
         },
     }

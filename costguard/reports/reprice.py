@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import time
 from typing import Any, NamedTuple
 
 from costguard import money
@@ -16,6 +17,7 @@ from costguard.ledger.accounting.charged import BookedCharge, ChargedAttempt
 from costguard.ledger.charges import Line
 from costguard.prices.book import PriceBook
 from costguard.prices.price import Price
+from costguard.reports.amounts import lined_up
 from costguard.reports.document import Column, Document, Table, usd
 from costguard.reports.periods import Period
 from costguard.wire.dialect import Figures
@@ -42,6 +44,8 @@ class Repriced(NamedTuple):
     computed: int
     left: int
     left_nanos: int
+    compared: int
+    """Charges that can be compared."""
 
 
 @dataclass
@@ -49,6 +53,7 @@ class _Sums:
     results: int = 0
     charged: int = 0
     computed: int = 0
+    compared: int = 0
     left: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
 
 
@@ -73,6 +78,7 @@ def reprice(
             if isinstance(computed, int):
                 of.charged += charge.nanos
                 of.computed += computed
+                of.compared += 1
             else:
                 of.left[computed][0] += 1
                 of.left[computed][1] += charge.nanos
@@ -82,7 +88,7 @@ def reprice(
         for reason, (count, _) in of.left.items():
             why[reason] += count
         left = [sum(sums) for sums in zip(*of.left.values(), strict=True)] or [0, 0]
-        rows.append(Repriced(project, model, of.results, of.charged, of.computed, left[0], left[1]))
+        rows.append(Repriced(project, model, of.results, of.charged, of.computed, left[0], left[1], of.compared))
     return rows, dict(why)
 
 
@@ -151,7 +157,7 @@ def document(
     """The rows, their sums, and what could not be compared."""
     repriced, why = found
     rows = [_row(one) for one in repriced]
-    sums = [sum(numbers) for numbers in zip(*(one[2:] for one in repriced), strict=True)] or [0] * 5
+    sums = [sum(numbers) for numbers in zip(*(one[2:] for one in repriced), strict=True)] or [0] * 6
     total = _row(Repriced("", "", *sums))
     about = {"period": period.name, "timezone": timezone, "currency": "USD", "prices_as_of": from_us(as_of_us)}
     numbers = {key: total[key] for key in _NUMBERS}
@@ -164,12 +170,16 @@ def document(
         Column("difference", "Difference", number=True),
         Column("left_out", "Left out", number=True),
     )
-    day = f"{from_us(as_of_us):%Y-%m-%d}"
+    moment = from_us(as_of_us)
+    day = f"{moment:%Y-%m-%d}" if moment.time() == time.max else f"{moment:%Y-%m-%d %H:%M} UTC"
     parts: list[str | Table] = [f"Nothing was charged in {period.name}."]
     if rows:
         parts = [
-            Table(columns, rows, {"project": "Total", **numbers}),
-            f"At the prices of {day}: {usd(total['computed'])} USD for what was charged {usd(total['charged'])} USD.",
+            lined_up(Table(columns, rows, {"project": "Total", **numbers})),
+            f"At the prices of {day}: {usd(total['computed'])} USD for what was charged {usd(total['charged'])} USD."
+            if any(one.compared for one in repriced)
+            else f"At the prices of {day} nothing can be compared: all {total['left_out']:,} charges are left out,"
+            f" {usd(total['left_out_charged'])} USD.",
             *(f"Left out: {count:,} charges {_EXPLAINED[reason]}." for reason, count in sorted(why.items())),
             "Nothing was changed: a charge stays as it was booked.",
         ]

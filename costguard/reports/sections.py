@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from costguard.budgets import from_us
 from costguard.ledger.accounting.applied import BudgetWindow
+from costguard.ledger.accounting.reporting import RefusedSum
 from costguard.ledger.records import UsageRow
-from costguard.reports.amounts import REMAINDER, Amounts, percent
+from costguard.reports.amounts import Amounts, percent
 from costguard.reports.document import Chart, Column, Figure, Figures, Heading, Part, Point, Row, Table, usd
-from costguard.reports.facts import Statement
+from costguard.reports.facts import Statement, budget_text
 from costguard.reports.forecast import Forecast
-from costguard.reports.tree import Node, flat, tree
+from costguard.reports.tree import Node, ordered, tree
 
 VALUES_MAX = 20
 """Models, values of a tag and the like that a table of the whole statement names; the rest are one row."""
@@ -36,10 +37,10 @@ def column(name: str) -> Column:
     return Column(name, _TITLES.get(name) or (name.capitalize() if ":" not in name else name))
 
 
-def row(found: Statement, one: UsageRow, amounts: Amounts) -> Row:
-    """One of the statement's rows by its keys' names."""
+def row(found: Statement, one: UsageRow, cost: Decimal) -> Row:
+    """One of the statement's rows by its keys' names, with its cost as it is shown."""
     keys = {name: key or None for name, key in zip(found.columns, one.keys, strict=True)}
-    return {**keys, **_numbers(one, amounts)}
+    return {**keys, **_numbers(one, cost)}
 
 
 def total(found: Statement, amounts: Amounts) -> dict[str, Any]:
@@ -56,12 +57,12 @@ def known_tokens(tokens: int, nanos: int) -> int | None:
     return None if nanos and not tokens else tokens
 
 
-def _numbers(one: UsageRow, amounts: Amounts) -> dict[str, Any]:
+def _numbers(one: UsageRow, cost: Decimal) -> dict[str, Any]:
     return {
         "tasks": one.tasks,
         "tokens": known_tokens(one.tokens, one.nanos),
         "reasoning": one.reasoning if one.tokens or not one.nanos else None,
-        "cost": amounts.usd(one.nanos),
+        "cost": cost,
     }
 
 
@@ -72,6 +73,7 @@ def figures(found: Statement, amounts: Amounts) -> Figures:
     ahead = found.forecast
     if isinstance(ahead, Forecast):
         note = f"between {usd(amounts.usd(ahead.least))} and {usd(amounts.usd(ahead.most))}"
+        note += f", limited by {ahead.limited_by}" if ahead.limited_by else ""
         items.append(Figure("Expected at the end", amounts.usd(ahead.expected), "USD", note))
     before = found.before
     if before is not None and before.total is not None:
@@ -91,8 +93,10 @@ def figures(found: Statement, amounts: Amounts) -> Figures:
         )
     refusals = found.found.refused
     if refusals:
-        expected = amounts.usd(sum(one.expected for one in refusals))
-        items.append(Figure("Refused", expected, "USD", count(sum(one.tasks for one in refusals), "task")))
+        expected = known_sum(amounts, [one.expected for one in refusals])
+        tasks, unpriced = sum(one.tasks for one in refusals), sum(one.unpriced for one in refusals)
+        note = f"{unpriced:,} of {tasks:,} tasks without a price" if unpriced else count(tasks, "task")
+        items.append(Figure("Refused", expected, "USD", note))
     return Figures(items)
 
 
@@ -103,7 +107,7 @@ def budgets(found: Statement, amounts: Amounts) -> Chart | None:
         return None
     rows, points = [], []
     for one, of in shown:
-        name = budget_text(one)
+        name = budget_text(one) + (" (removed)" if one.is_removed else "")
         window = window_text(one)
         rows.append(
             {
@@ -148,11 +152,6 @@ def used_percent(one: BudgetWindow) -> Decimal | None:
     return Decimal(one.spent * 1000 // limit).scaleb(-1) if limit else None
 
 
-def budget_text(one: BudgetWindow) -> str:
-    """A budget as people call it, by its project's present name."""
-    return f"{one.name} in total" if one.budget.per == "total" else f"{one.name} per {one.budget.per}"
-
-
 def window_text(one: BudgetWindow) -> str:
     """A budget's window as people write it: its month, quarter, year or day; the week's Monday."""
     if one.window.end_us is None:
@@ -170,9 +169,10 @@ def window_text(one: BudgetWindow) -> str:
 
 def over_time(found: Statement, amounts: Amounts) -> Chart:
     """The period's days, weeks or months."""
-    rows = [{"when": part.name, "tasks": tasks, "cost": amounts.usd(nanos)} for part, nanos, tasks in found.parts]
-    points = [Point(part.name, amounts.usd(nanos)) for part, nanos, _ in found.parts]
-    rows = [dict(one) for one in amounts.with_remainder(rows, [nanos for _, nanos, _ in found.parts], ("when",))]
+    costs = amounts.parts([nanos for _, nanos, _ in found.parts])
+    shown = list(zip(found.parts, costs, strict=True))
+    rows = [{"when": part.name, "tasks": tasks, "cost": cost} for (part, _, tasks), cost in shown]
+    points = [Point(part.name, cost) for (part, _, _), cost in shown]
     columns = (Column("when", found.per.capitalize()), TASKS, COST)
     last = {"when": "total", "tasks": found.tasks, "cost": amounts.usd(found.total)}
     return Chart("columns", "", points, Table(columns, rows, last))
@@ -184,40 +184,75 @@ def nodes(found: Statement) -> list[Node]:
     return tree(found.by("project"), before, found.project)
 
 
+class ShownNode(NamedTuple):
+    """A project of the tree with its amounts as they are shown: those below it and its own add up to its own sum."""
+
+    node: Node
+    cost: Decimal
+    own: Decimal
+    before: Decimal
+    own_before: Decimal
+
+
+def shown_nodes(found: Statement, amounts: Amounts, depth: int | None) -> list[ShownNode]:
+    """All that are shown, each before those below it; the outermost add up to the total, and to that before."""
+    before = amounts.usd(found.before.total or 0) if found.before else Decimal(0)
+    return list(shown_tree(nodes(found), (amounts.usd(found.total), before), amounts, depth))
+
+
+def shown_tree(
+    level: Sequence[Node],
+    sums: tuple[Decimal, Decimal],
+    amounts: Amounts,
+    depth: int | None,
+    own: tuple[int, int] = (0, 0),
+) -> Iterator[ShownNode]:
+    """Those of a level, which lie below what is shown with `sums` and has `own` by itself, and all below them.
+
+    Sums and `own` are of the period and of that before, the one as shown in USD, the other in nano-USD.
+    """
+    costs = amounts.parts([*(node.nanos for node in level), own[0]], sums[0])
+    befores = amounts.parts([*(node.before for node in level), own[1]], sums[1])
+    for node, cost, before in zip(level, costs, befores, strict=False):
+        below = ordered(node.below.values())
+        of_own = node.own, node.own_before
+        own_cost = amounts.parts([*(one.nanos for one in below), node.own], cost)[-1]
+        own_before = amounts.parts([*(one.before for one in below), node.own_before], before)[-1]
+        yield ShownNode(node, cost, own_cost, before, own_before)
+        if depth is None or node.depth < depth:
+            yield from shown_tree(below, (cost, before), amounts, depth, of_own)
+
+
 def projects(found: Statement, amounts: Amounts, depth: int | None) -> Chart:
     """Projects as a tree, each with all below it; what is booked on one that has others below it stands under it."""
-    outermost = nodes(found)
     rows: list[dict[str, Any]] = []
     points = []
-    has_before = found.before is not None and found.before.total is not None
-    for node in flat(outermost, depth):
+    for shown in shown_nodes(found, amounts, depth):
+        node = shown.node
         text = "  " * (node.depth - 1) + (node.project if node.depth == 1 else node.name)
-        rows.append({"project": text, **_node(node, found, amounts)})
-        points.append(Point(node.project, amounts.usd(node.nanos)))
+        rows.append({"project": text, **_node(node, found, shown.cost, shown.before)})
+        points.append(Point(node.project, shown.cost))
         is_open = node.below and (depth is None or node.depth < depth)
         if is_open and node.has_own:
             own = Node(node.project, 0, node.own, tasks=node.own_tasks, tokens=node.own_tokens, before=node.own_before)
-            rows.append({"project": f"{'  ' * node.depth}(itself)", **_node(own, found, amounts)})
-            points.append(Point(f"{node.project} (itself)", amounts.usd(node.own)))
-    missing = amounts.remainder(node.nanos for node in outermost)
-    if missing:
-        rows.append({**dict.fromkeys(rows[0]), "project": REMAINDER, "cost": Amounts().usd(missing)})
-        points.append(Point(REMAINDER, Amounts().usd(missing)))
+            itself = _node(own, found, shown.own, shown.own_before)
+            rows.append({"project": f"{'  ' * node.depth}(itself)", **itself})
+            points.append(Point(f"{node.project} (itself)", shown.own))
     last = {"project": "total", **total(found, amounts)}
     columns = [Column("project", "Project"), TASKS, TOKENS, COST, Column("share", "%", number=True)]
-    if has_before and found.before is not None:
+    if found.before is not None and found.before.total is not None:
         columns.append(Column("before", found.before.period.name, number=True))
-        last["before"] = amounts.usd(found.before.total or 0)
+        last["before"] = amounts.usd(found.before.total)
     return Chart("bars", "", points, Table(columns, rows, last))
 
 
-def _node(node: Node, found: Statement, amounts: Amounts) -> dict[str, Any]:
+def _node(node: Node, found: Statement, cost: Decimal, before: Decimal) -> dict[str, Any]:
     return {
         "tasks": node.tasks,
         "tokens": known_tokens(node.tokens, node.nanos),
-        "cost": amounts.usd(node.nanos),
+        "cost": cost,
         "share": percent(node.nanos, found.total),
-        "before": amounts.usd(node.before),
+        "before": before,
     }
 
 
@@ -225,24 +260,19 @@ def grouping(found: Statement, groups: Sequence[str], amounts: Amounts) -> Chart
     """What was spent by some groups, the most expensive first, those that cost little as one row."""
     rows = sorted(found.by(*groups), key=lambda one: (-one.nanos, one.keys))
     names = ["component", "modality"] if groups == ("modality",) else list(groups)
-    shown: list[dict[str, Any]] = []
-    nanos: list[int] = []
-    for one in rows[:VALUES_MAX] if len(rows) > VALUES_MAX + 1 else rows:
-        keys = {name: key or None for name, key in zip(names, one.keys, strict=True)}
-        shown.append({**keys, **_numbers(one, amounts), "share": percent(one.nanos, found.total)})
-        nanos.append(one.nanos)
-    rest = rows[len(shown) :]
+    few = rows[:VALUES_MAX] if len(rows) > VALUES_MAX + 1 else rows
+    rest = rows[len(few) :]
+    named = [{name: key or None for name, key in zip(names, one.keys, strict=True)} for one in few]
     if rest:
-        whole = UsageRow(
-            (), sum(one.tasks for one in rest), sum(one.tokens for one in rest), sum(one.nanos for one in rest)
-        )
-        others = {names[0]: f"({len(rest):,} others)", **_numbers(whole, amounts)}
-        shown.append({**dict.fromkeys(names), **others, "share": percent(whole.nanos, found.total)})
-        nanos.append(whole.nanos)
+        sums = [sum(values) for values in zip(*((one.tasks, one.tokens, one.nanos) for one in rest), strict=True)]
+        few = [*few, UsageRow((), *sums)]
+        named.append({**dict.fromkeys(names), names[0]: f"({len(rest):,} others)"})
+    costs = amounts.parts([one.nanos for one in few])
+    shown = [
+        {**keys, **_numbers(one, cost), "share": percent(one.nanos, found.total)}
+        for keys, one, cost in zip(named, few, costs, strict=True)
+    ]
     points = [Point(_label(one, names), one["cost"]) for one in shown]
-    shown = [dict(one) for one in amounts.with_remainder(shown, nanos, names)]
-    if len(shown) > len(points):
-        points.append(Point(REMAINDER, shown[-1]["cost"]))
     last = {names[0]: "total", **total(found, amounts)}
     columns = [*map(column, names), *NUMBERS, Column("share", "%", number=True)]
     return Chart("bars", "", points, Table(columns, shown, last))
@@ -279,28 +309,60 @@ def refused(found: Statement, amounts: Amounts) -> list[Part]:
     """What was refused, by project, budget and reason, and what it would have cost."""
     if not found.found.refused:
         return []
-    sums: dict[tuple[str, str, str], list[int]] = {}
+    together: dict[tuple[str, str, str], list[RefusedSum]] = {}
     for one in found.found.refused:
-        known = sums.setdefault((one.project, f"{one.budget} per {one.per}", one.reason), [0, 0, 0])
-        for at, value in enumerate((one.tasks, one.expected, one.upper)):
-            known[at] += value
-    most = sorted(sums.items(), key=lambda one: (-one[1][1], one[0]))
-    rows = [
-        {
-            "project": project, "budget": budget, "reason": reason, "tasks": tasks,
-            "expected": amounts.usd(expected) if expected or reason != "unpriced" else None,
-            "upper": amounts.usd(upper) if upper or reason != "unpriced" else None,
-        }
-        for (project, budget, reason), (tasks, expected, upper) in most
-    ]  # fmt: skip
+        together.setdefault((one.project, f"{one.budget} per {one.per}", one.reason), []).append(one)
+    sums = {
+        key: (_known(one.expected for one in those), _known(one.upper for one in those))
+        for key, those in together.items()
+    }
+    most = sorted(together, key=lambda key: (-(sums[key][0] or 0), key))
+    costs = known_parts(amounts, [sums[key][0] for key in most])
+    uppers = known_parts(amounts, [sums[key][1] for key in most])
+    rows = []
+    for (project, budget, reason), expected, upper in zip(most, costs, uppers, strict=True):
+        those = together[project, budget, reason]
+        tasks, unpriced = sum(one.tasks for one in those), sum(one.unpriced for one in those)
+        rows.append(
+            {
+                "project": project, "budget": budget, "tasks": tasks, "expected": expected, "upper": upper,
+                "reason": f"{reason} ({unpriced:,} without a price)" if 0 < unpriced < tasks else reason,
+            }
+        )  # fmt: skip
     columns = (
         Column("project", "Project"), Column("budget", "Budget"), Column("reason", "Why"),
         Column("tasks", "Tasks", number=True), Column("expected", "Expected USD", number=True),
         Column("upper", "At most", number=True),
     )  # fmt: skip
-    tasks, expected, upper = map(sum, zip(*sums.values(), strict=True))
-    last = {"project": "total", "tasks": tasks, "expected": amounts.usd(expected), "upper": amounts.usd(upper)}
-    return [Heading("Refused"), Table(columns, rows, last)]
+    tasks, unpriced = (sum(getattr(one, name) for one in found.found.refused) for name in ("tasks", "unpriced"))
+    last = {
+        "project": "total",
+        "tasks": tasks,
+        "expected": known_sum(amounts, [one.expected for one in found.found.refused]),
+        "upper": known_sum(amounts, [one.upper for one in found.found.refused]),
+    }
+    parts: list[Part] = [Heading("Refused"), Table(columns, rows, last)]
+    if unpriced:
+        parts.append(f"{unpriced:,} of {tasks:,} without a price: what these would have cost is in no sum.")
+    return parts
+
+
+def _known(values: Iterable[int | None]) -> int | None:
+    """The sum of those that are known; None if none is."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def known_sum(amounts: Amounts, values: Iterable[int | None]) -> Decimal | None:
+    """The sum of those that are known as it is shown; None if none is."""
+    known = _known(values)
+    return None if known is None else amounts.usd(known)
+
+
+def known_parts(amounts: Amounts, values: Sequence[int | None]) -> list[Decimal | None]:
+    """Those that are known as parts of their sum; None for the others."""
+    parts = iter(amounts.parts([value for value in values if value is not None]))
+    return [None if value is None else next(parts) for value in values]
 
 
 def at_zone(at_us: int, timezone: str) -> datetime:

@@ -10,6 +10,7 @@ from costguard.reports import notes, sections
 from costguard.reports.amounts import Amounts, lined_up
 from costguard.reports.document import Chart, Document, Heading, Part, Row, Table
 from costguard.reports.facts import Statement
+from costguard.reports.periods import Period
 from costguard.reports.record import CURRENCY, record
 
 TAG_SECTIONS_MAX = 3
@@ -25,8 +26,8 @@ def document(
     one. `whole`: all tables, or only that of the rows; by default all where the rows are by project alone.
     """
     amounts = Amounts(round_to)
-    rows = [sections.row(found, one, amounts) for one in found.rows]
-    rows = amounts.with_remainder(rows, [one.nanos for one in found.rows], found.columns)
+    costs = amounts.parts([one.nanos for one in found.rows])
+    rows = [sections.row(found, one, cost) for one, cost in zip(found.rows, costs, strict=True)]
     if whole is None:
         whole = found.columns == ("project",)
     parts: list[Part] = [_heading(found)]
@@ -46,10 +47,17 @@ def document(
         "timezone": found.timezone,
         "currency": CURRENCY,
         "as_of": found.at,
+        **({} if found.project is None else {"project": found.project}),
+        **({"tags": dict(found.tags)} if found.tags else {}),
     }
     parts = [_aligned(part) for part in (*parts, said)]
-    title = f"Spending in {found.period.name}"
-    return Document(record(found, amounts, rows, depth), keys, rows, parts, title, about)
+    return Document(record(found, amounts, rows, depth), keys, rows, parts, f"Spending {_when(found.period)}", about)
+
+
+def _when(period: Period) -> str:
+    if period.kind == "days":
+        return f"{'on' if period.days == 1 else 'from'} {period.title}"
+    return f"{'in the' if period.kind == 'quarter' else 'in'} {period.title}"
 
 
 def _aligned(part: Part) -> Part:

@@ -62,20 +62,11 @@ def tree(rows: Iterable[UsageRow], before: Mapping[str, int], top: str | None = 
                 root.own_before, root.own_before,
             )
         )  # fmt: skip
-    return _sorted(outermost)
+    return ordered(outermost)
 
 
-def flat(nodes: Iterable[Node], depth: int | None = None) -> list[Node]:
-    """All nodes, each before those below it, the most expensive first; down to `depth` levels."""
-    found = []
-    for node in nodes:
-        found.append(node)
-        if depth is None or node.depth < depth:
-            found += flat(_sorted(node.below.values()), depth)
-    return found
-
-
-def _sorted(nodes: Iterable[Node]) -> list[Node]:
+def ordered(nodes: Iterable[Node]) -> list[Node]:
+    """The most expensive first."""
     return sorted(nodes, key=lambda node: (-node.nanos, node.project))
 
 

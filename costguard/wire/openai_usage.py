@@ -16,6 +16,7 @@ from costguard.wire.runware.names import stored_name
 _PROMPT, _COMPLETION = ("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens")
 _COUNTS = frozenset((*_PROMPT, *_COMPLETION, "total_tokens"))
 _IDS = ("id", "request_id", "response_id", "generation_id")
+_NUMBER_MAX = 10**100
 _CACHE_BESIDE = ("cache_read_input_tokens", "cache_creation_input_tokens")
 """Anthropic's: cached tokens that its `input_tokens` leave out."""
 
@@ -39,10 +40,15 @@ def tell(record: Any, value: Any, name: Callable[[], str]) -> list[Told] | None:
             return None
     if _COUNTS.isdisjoint(usage):
         return None
-    named = (stored_name(node.get(key)) for node in (value, record) if isinstance(node, Mapping) for key in _IDS)
+    named = (_name(node.get(key)) for node in (value, record) if isinstance(node, Mapping) for key in _IDS)
     uuid = next((one for one in named if one), "") or name()
     model = stored_name(value.get("model")) or _model(record)
     return [Told(uuid, model, "", Success((Result(0, None, _figures(value.get("cost"), usage)),)))]
+
+
+def _name(value: Any) -> str:
+    """A name as it is stored; a whole number is one, too."""
+    return stored_name(str(value) if type(value) is int and abs(value) < _NUMBER_MAX else value)
 
 
 def is_piece(value: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -12,12 +13,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from conftest import Clock
-from recordings import a_record, an_item, lines
+from recordings import FLASH, PRICES, a_record, an_item, lines
 
 from costguard.cli import main
 from costguard.cli.app import Session
 
 Run = Callable[..., Result]
+USAGE = {"prompt_tokens": 1000, "completion_tokens": 100}
 
 
 @pytest.fixture
@@ -144,6 +146,43 @@ def test_repricing_for_good_is_wrong_usage(run: Run) -> None:
     run("reprice", "--as-of", "2026-11-20", "--month", "2026-13", code=2)
 
 
+def test_a_day_has_the_prices_of_its_end_in_utc_wherever_the_ledger_is(
+    ledger: Path, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (flash,) = [model for model in PRICES.models() if model.model == FLASH]
+    text = flash.file.read_text(encoding="utf-8")
+    head, entry = text[: text.index("[[prices]]")], text[text.index("[[prices]]") :]
+    dearer = re.sub(r'(TEXT = )"0.5[0]*"', r'\1"1.5"', entry.replace("from = ", "from = 2026-12-01 #"))
+    Path("own").mkdir()
+    Path("own", "flash.toml").write_text(f"{head}{entry}\n{dearer}", encoding="utf-8")
+    Path("calls.jsonl").write_bytes(lines([{**a_record(), "response": {"id": "b", "usage": USAGE}}]))
+
+    def run(*args: str) -> str:
+        result = CliRunner().invoke(main, args, obj=Session(ledger, clock))
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    run("init", "--timezone", "Asia/Tokyo")
+    run("import", "calls.jsonl", "--project", "acme", "--at", "at")
+    found = {}
+    for day in ("2026-11-30", "2026-12-01"):
+        args = ("reprice", "--as-of", day, "--month", "2026-11", "--prices", "own")
+        assert f"At the prices of {day}:" in run(*args)
+        found[day] = json.loads(run(*args, "--format", "json"))["computed"]
+    assert found == {"2026-11-30": "0.0008", "2026-12-01": "0.0018"}
+
+
+def test_a_name_is_that_of_the_project_that_is_shown_so(run: Run) -> None:
+    run("project", "rename", "lab", "old")
+    run("project", "rename", "acme", "lab")
+    args = ("reprice", "--as-of", "2026-11-20", "--format", "json")
+    for name, shown in (("lab", "lab/search"), ("acme", "lab/search"), ("old", "old")):
+        assert {row["project"] for row in json.loads(run(*args, "--project", name).stdout)["rows"]} == {shown}, name
+
+
 def test_prices_before_the_first_entry_leave_everything_out(run: Run) -> None:
     found = json.loads(run("reprice", "--as-of", "2020-01-01", "--month", "2026-11", "--format", "json").stdout)
     assert (found["left_out"], found["charged"], found["left_out_because"]) == (4, "0.00", {"no price": 4})
+    said = " ".join(run("reprice", "--as-of", "2020-01-01", "--month", "2026-11").stdout.split())
+    assert "At the prices of 2020-01-01 nothing can be compared: all 4 charges are left out, 0.00404 USD." in said

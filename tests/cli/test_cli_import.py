@@ -16,6 +16,8 @@ from recordings import a_record, an_item, lines
 from costguard import Guard
 from costguard.cli import main
 from costguard.cli.app import Session
+from costguard.exchange import importing
+from costguard.ledger.accounting.importing import Batch, Booking, Conflict, Importer
 
 Run = Callable[..., Result]
 GOOD = lines([a_record(an_item(f"task-{n}", seed=n)) for n in range(3)])
@@ -147,6 +149,57 @@ def test_hostile_names_stay_text(run: Run) -> None:
     run(*CALLS)
     assert name in run("tasks", "--format", "json").stdout
     assert name not in run("tasks", "--format", "csv").stdout.replace(f"'{name}", "")
+
+
+def test_two_logs_with_the_same_names_do_not_overwrite_each_other(run: Run) -> None:
+    for name, cost, day in (("oct", "0.1", -20), ("nov", "0.2", 1)):
+        records = [
+            {"at": a_record(day=day)["at"], "id": str(n), "usage": {"total_tokens": 1, "cost": cost}} for n in (0, 1)
+        ]
+        Path(f"{name}.jsonl").write_bytes(lines(records))
+    run("import", "oct.jsonl", "--project", "acme", "--at", "at")
+    found = run("import", "nov.jsonl", "--project", "lab", "--at", "at", code=1)
+    assert "Booked 0 results of 0 new tasks on lab: 0.00 USD." in found.stdout
+    assert "booked 0.10 USD on acme at 2026-10-11T12:00:00Z" in found.stdout
+    assert "this says 0.20 USD at 2026-11-01" in found.stdout
+    run("verify")
+
+
+def test_equal_lines_without_a_name_are_told(run: Run) -> None:
+    nameless = {"at": a_record()["at"], "usage": {"total_tokens": 1, "cost": "0.1"}}
+    Path("calls.jsonl").write_bytes(lines([nameless] * 3))
+    assert "2 lines were equal to another and have no name: booked once." in run(*CALLS).stdout
+
+
+def test_a_folder_without_a_price_file_is_an_error(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    assert "no price file (.toml) in it" in run(*CALLS, "--prices", "own", code=1).stderr
+    assert "no price file (.toml) in it" in run("reprice", "--as-of", "2026-11-01", "--prices", "own", code=1).stderr
+
+
+def test_a_stopped_import_says_how_far_it_came(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importing, "BATCH_LINES", 2)
+    add = Importer.add
+
+    def stop(importer: Importer, at_us: int, batch: Batch) -> tuple[Booking, list[Conflict]]:
+        if batch.mark.number > 2:
+            raise KeyboardInterrupt
+        return add(importer, at_us, batch)
+
+    monkeypatch.setattr(Importer, "add", stop)
+    assert "Stopped: nothing was booked" in run(*CALLS, "--dry-run", code=130).stderr
+    assert "Stopped after line 2: 2 results are booked, 0.00244 USD" in run(*CALLS, code=130).stderr
+    monkeypatch.setattr(Importer, "add", add)
+    assert told(run(*CALLS, "--format", "json"))["after"] == 2
+
+
+def test_control_characters_of_a_files_name_are_in_writing(run: Run) -> None:
+    Path("a\x1b[31m.jsonl").write_bytes(GOOD)
+    csv_text = (
+        run("import", "a\x1b[31m.jsonl", *CALLS[2:], "--format", "csv").stdout + run("log", "--format", "csv").stdout
+    )
+    assert "\x1b" not in csv_text
+    assert csv_text.count("a\\x1b[31m.jsonl") == 2
 
 
 def test_an_import_beside_programs_that_use_the_ledger_is_in_their_budgets(

@@ -22,7 +22,7 @@ from costguard.exchange import importing
 from costguard.exchange.pieces import Piece
 from costguard.exchange.recorded import Reader
 from costguard.ledger.accounting.book import Ledger
-from costguard.ledger.accounting.importing import Batch, Booking, Importer
+from costguard.ledger.accounting.importing import Batch, Booking, Conflict, Importer
 from costguard.money import NANOS
 from costguard.testing import StandIn
 
@@ -55,6 +55,12 @@ def a_log(draw: st.DrawFn) -> tuple[list[dict[str, Any]], int]:
         records += found
         bill += sum(cost * 1000 for cost in costs)
     return records, bill
+
+
+def a_chat(name: str | int | None, day: int = 1, **usage: Any) -> dict[str, Any]:
+    """An OpenAI-style record of usage."""
+    record = {"at": a_record(day=day)["at"], "id": name, "model": FLASH, "usage": {"total_tokens": None, **usage}}
+    return {key: value for key, value in record.items() if value is not None}
 
 
 def sums(ledger: Ledger) -> tuple[int, Counter[tuple[Any, ...]]]:
@@ -129,16 +135,27 @@ def test_a_broken_line_is_named_and_costs_no_other(ledger: Ledger) -> None:
         ({"taskUUID": "a", "cost": 1}, "at: not there"),
         ({"at": "yesterday", "taskUUID": "a", "cost": 1}, "is no time"),
         ({"at": True, "taskUUID": "a", "cost": 1}, "is no time"),
-        ({"at": "2026-11-23T12:00Z", "taskUUID": "a", "cost": 1}, "yet to come"),
+        ({"at": "2026-11-24T12:00Z", "taskUUID": "a", "cost": 1}, "yet to come"),
         ({"at": "1926-11-23", "taskUUID": "a", "cost": 1}, "not in the years"),
+        ({"at": 1793534, "taskUUID": "a", "cost": 1}, "was read as 1970-01-21T18:12:14Z, which is long before"),
+        ({"at": "2014-12-31", "taskUUID": "a", "cost": 1}, "long before any call"),
+        ({"at": "2026-11-24T12:00:01Z", "taskUUID": "a", "cost": 1}, "was read as 2026-11-24T12:00:01Z, which is yet"),
         ({"at": 10**40, "taskUUID": "a", "cost": 1}, "is no time"),
         ({"at": -1, "taskUUID": "a", "cost": 1}, "not in the years"),
         (a_record(an_item("a", None)), "no cost, and no tokens"),
-        (a_record(an_item("a", "-1")), "no cost, and no tokens"),
+        (a_record(an_item("a", "-1")), "cost is unusable, and no tokens"),
         (
             {"at": 1793534400, "model": "acme:writer@1", "usage": {"prompt_tokens": 1, "completion_tokens": 1}},
             "no cost, and no price is known of acme:writer@1",
         ),
+        (a_chat("a", prompt_tokens=5), "no cost, and no tokens of the completion"),
+        (a_chat("a", prompt_tokens=0, completion_tokens=0), "no tokens of the prompt: the usage is not known"),
+        (
+            a_chat("a", prompt_tokens=5, completion_tokens=5, prompt_tokens_details={"cached_tokens": 6}),
+            "its usage cannot be priced: more tokens are cached than the prompt has",
+        ),
+        (a_chat("a", prompt_tokens=5, cost="-1"), "cost is unusable, and no tokens of the completion"),
+        (a_record(an_item("a", "NaN")), "cost is unusable, and no tokens"),
         ({**a_record(), "response": {"errors": [{"taskUUID": "a", "code": "timeout"}]}}, "may have been billed"),
     ],
 )  # fmt: skip
@@ -205,7 +222,7 @@ def test_an_import_that_was_stopped_has_booked_what_it_said_and_goes_on_behind_i
     add = Importer.add
     batches: list[Batch] = []
 
-    def stop(importer: Importer, at_us: int, batch: Batch) -> Booking:
+    def stop(importer: Importer, at_us: int, batch: Batch) -> tuple[Booking, list[Conflict]]:
         if len(batches) == 2:
             raise KeyboardInterrupt
         batches.append(batch)
@@ -262,14 +279,76 @@ def test_what_was_left_out_is_tried_again(ledger: Ledger) -> None:
     assert (again.after, again.bad, again.booking.known) == (0, 1, 1)
 
 
-def test_a_fuller_telling_of_a_result_takes_the_place_of_the_first(ledger: Ledger) -> None:
-    import_text(ledger, lines([a_record(an_item("a", "0.00122", seed=7))]))
-    total = {"costBreakdown": {"total": "0.001217"}}
-    found = import_text(ledger, lines([a_record(an_item("a", "0.00122", seed=7, usage=total))]))
-    assert (found.booking.results, found.booking.known, found.booking.improved) == (0, 1, 1)
-    assert found.booking.nanos == -3000
+def test_a_figure_of_our_own_gives_way_to_the_providers_and_that_to_nothing(ledger: Ledger) -> None:
+    usage = {"prompt_tokens": 1000, "completion_tokens": 100}
+    import_text(ledger, lines([a_chat("a", **usage)]))
+    found = import_text(ledger, lines([a_chat("a", cost="0.5", **usage)]))
+    assert found.booking == Booking(known=1, improved=1, changed=500_000_000 - 800_000)
+    for other, bad in (("0.5", 0), ("0.6", 1), (None, 0)):
+        again = import_text(ledger, lines([a_chat("a", cost=other, **usage)]))
+        assert (again.bad, again.booking.improved, again.booking.changed) == (bad, 0, 0)
     (task,) = ledger.tasks()
-    assert (task.charged, task.basis) == (1_217_000, "breakdown")
+    assert (task.charged, task.basis) == (500_000_000, "cost")
+
+
+SIXES = {"prompt_tokens": 6, "completion_tokens": 6}
+FIVES = a_chat(7, prompt_tokens=5, completion_tokens=5)
+
+
+@pytest.mark.parametrize(
+    ("booked", "comes", "project"),
+    [
+        (a_chat(7, cost="0.1"), a_chat(7, cost="0.2"), "acme/search"),
+        (a_chat(7, cost="0.1"), a_chat("7", cost="0.2"), "acme/search"),
+        (a_chat(7, cost="0.1"), a_chat(7, cost="0.2", day=20), "lab"),
+        (a_chat(7, cost="0.1"), a_chat(7, cost="0.1", day=20), "acme/search"),
+        (FIVES, FIVES | {"usage": SIXES}, "acme/search"),
+        (FIVES, FIVES | {"usage": SIXES | {"cost": "1"}}, "acme/search"),
+        (FIVES, FIVES | {"usage": FIVES["usage"] | {"cost": "1"}}, "lab"),
+        (FIVES, FIVES | {"usage": FIVES["usage"] | {"cost": "1"}, "model": "acme:writer@1"}, "acme/search"),
+        (a_record(an_item("7", "0.1")), a_record(an_item("7", "0.2"), day=20), "acme/search"),
+        (a_record(an_item("7", "0.1", seed=1)), a_record(an_item("7", "0.2", seed=2)), "lab"),
+    ],
+)  # fmt: skip
+def test_what_is_booked_otherwise_is_a_conflict_that_tells_both_and_changes_nothing(
+    ledger: Ledger, booked: Any, comes: Any, project: str
+) -> None:
+    import_text(ledger, lines([booked]))
+    before = sums(ledger)
+    found = import_text(ledger, lines([a_record(an_item("other")), comes]), project=project, file="other.jsonl")
+    (fault,) = found.faults
+    assert (found.bad, fault.number, found.booking.tasks, found.booking.changed) == (1, 2, 1, 0)
+    assert "task 7: booked 0." in fault.why
+    assert "on acme/search at 2026-11-01T12:00:00Z" in fault.why
+    assert "and this says" in fault.why
+    assert before[1] <= sums(ledger)[1]
+    row = ledger.imports()[-1]
+    assert (row.bad, row.tasks, row.nanos) == (1, 1, 1_220_000)
+    assert import_text(ledger, lines([comes]), project=project, file="other.jsonl", go_on=True).bad == 1, "tried again"
+
+
+def test_the_same_name_twice_in_one_file_is_one_if_it_says_the_same_and_else_a_conflict(ledger: Ledger) -> None:
+    text = lines([a_chat(n % 2, cost=cost) for n, cost in enumerate(("0.1", "0.2", "0.1", "0.3"))])
+    found = import_text(ledger, text)
+    assert (found.booking.tasks, found.booking.known, found.bad) == (2, 1, 1)
+    assert [(fault.number, "booked 0.20 USD" in fault.why, "0.30 USD" in fault.why) for fault in found.faults] == [
+        (4, True, True)
+    ]
+    assert sums(ledger)[0] == 300_000_000
+
+
+def test_equal_records_without_a_name_are_one_and_counted(ledger: Ledger) -> None:
+    nameless = a_chat(None, cost="0.1")
+    found = import_text(ledger, lines([nameless, nameless, a_chat(7, cost="0.1"), a_chat(7, cost="0.1"), nameless]))
+    assert (found.booking.tasks, found.booking.known, found.booking.repeated) == (2, 3, 2)
+    assert import_text(ledger, lines([nameless]), file="again.jsonl").booking.repeated == 0
+
+
+def test_a_record_without_a_model_is_booked_without_one(ledger: Ledger) -> None:
+    item = {"at": a_record()["at"], **an_item("a", "0.5")}
+    import_text(ledger, lines([item]))
+    (task,) = ledger.tasks()
+    assert (task.model, task.task_type) == ("", "textInference")
 
 
 def test_no_text_of_an_answer_and_no_prompt_reaches_the_ledger(ledger: Ledger, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_everything_is_told_in_the_order_in_which_it_happened(ledger: Ledger) ->
     ledger.call_project("acme/search", "acme/find", NOW_US + 4)
     source = Source("calls.jsonl", "acme/search", "{}", "{}")
     task = Recorded("a", "textInference", "m", NOW_US, (("", a_charge(7)),))
-    Importer(ledger, source).add(NOW_US + 5, Batch([task], 1, 0, Mark(1, 1, "d")))
+    Importer(ledger, source).add(NOW_US + 5, Batch([task], 1, frozenset(), Mark(1, 1, "d")))
     assert told(ledger.events()) == [
         ("budget", "set", "acme", "month", 100),
         ("ceiling", "set", None, "painter", 9),

@@ -35,7 +35,7 @@ def recorded(task_uuid: str, *charges: Charge, at_us: int = NOW_US, names: str =
 
 
 def add(ledger: Ledger, *tasks: Recorded, source: Source = SOURCE) -> Booking:
-    return Importer(ledger, source).add(NOW_US, Batch(tasks, len(tasks), 0, Mark(10, len(tasks), "d")))
+    return Importer(ledger, source).add(NOW_US, Batch(tasks, len(tasks), frozenset(), Mark(10, len(tasks), "d")))[0]
 
 
 def test_an_imported_task_is_settled_at_once_and_told_from_one_that_was_sent(ledger: Ledger) -> None:
@@ -104,10 +104,59 @@ def test_a_call_whose_answer_was_lost_is_settled_by_its_record(ledger: Ledger) -
     assert isinstance(admitted, Admitted)
     ledger.conclude(NOW_US, [Doubt(admitted.attempt_ids[0], "timeout")])
     ledger.set_budget(make_budget("acme", "0.000000001", warn_at=(50,)), NOW_US)
-    assert add(ledger, recorded("a", told(7, 7, 10, 20))) == Booking(0, 1, 7, 0, 0)
+    assert add(ledger, recorded("a", told(7, 7, 10, 20))) == Booking(settled=1, changed=7)
     (task,) = ledger.tasks()
     assert (task.status, task.held, task.charged, task.delivery) == ("settled", 0, 7, "sync")
     assert ledger.events(what=("alert",)) == []
+
+
+def conflicts(ledger: Ledger, *tasks: Recorded, source: Source = SOURCE) -> list[str]:
+    before = ledger.tasks()
+    found, conflicts = Importer(ledger, source).add(NOW_US, Batch(tasks, len(tasks), frozenset(), Mark(10, 1, "d")))
+    assert found == Booking()
+    assert ledger.tasks() == before
+    return [conflict.why for conflict in conflicts]
+
+
+def test_the_providers_figure_of_a_call_that_was_sent_is_never_replaced(ledger: Ledger) -> None:
+    admitted = ledger.admit("acme/search", NOW_US, [an_attempt(100, task_uuid="a")])
+    assert isinstance(admitted, Admitted)
+    ledger.conclude(NOW_US, [Settle(admitted.attempt_ids[0], told(7, 7, 10, 20))])
+    (why,) = conflicts(ledger, recorded("a", told(4_500_000_000, None)))
+    assert "booked 0.000000007 USD on acme/search" in why
+    assert "this says 4.50 USD" in why
+
+
+def test_what_was_assumed_of_a_call_that_was_sent_gives_way_only_on_its_own_project(ledger: Ledger) -> None:
+    admitted = ledger.admit("acme/search", NOW_US, [an_attempt(100, task_uuid="a")])
+    assert isinstance(admitted, Admitted)
+    ledger.conclude(NOW_US, [Settle(admitted.attempt_ids[0], told(assumed=50))])
+    assert conflicts(ledger, recorded("a", told(7, 7, 10, 20)), source=SOURCE._replace(project="lab"))
+    assert conflicts(ledger, recorded("a", told(7, 7, 10, 20))._replace(model="acme:writer@1"))
+    assert conflicts(ledger, recorded("a", told(7, 7, 10, 20), at_us=NOW_US - 2 * DAY_US))
+    assert add(ledger, recorded("a", told(7, 7, 10, 20))) == Booking(known=1, improved=1, changed=-43)
+
+
+def test_an_open_call_of_another_project_is_not_settled_by_a_record(ledger: Ledger) -> None:
+    admitted = ledger.admit("acme/search", NOW_US, [an_attempt(100, task_uuid="a")])
+    assert isinstance(admitted, Admitted)
+    ledger.conclude(NOW_US, [Doubt(admitted.attempt_ids[0], "timeout")])
+    assert conflicts(ledger, recorded("a", a_charge(7)), source=SOURCE._replace(project="lab"))
+    ledger.call_project("acme/search", "lab", NOW_US)
+    assert add(ledger, recorded("a", a_charge(7)), source=SOURCE._replace(project="lab")).settled == 1, (
+        "so it is called"
+    )
+
+
+@pytest.mark.parametrize("said", [None, 5])
+def test_a_correction_by_hand_stays_as_it_is(ledger: Ledger, said: int | None) -> None:
+    admitted = ledger.admit("acme/search", NOW_US, [an_attempt(100, task_uuid="a")])
+    assert isinstance(admitted, Admitted)
+    ledger.conclude(NOW_US, [Doubt(admitted.attempt_ids[0], "timeout")])
+    ledger.correct(NOW_US, "a", said, "seen on the invoice")
+    assert conflicts(ledger, recorded("a", a_charge(7)))
+    if said is not None:
+        assert add(ledger, recorded("a", a_charge(said))) == Booking(known=1)
 
 
 def test_equal_results_of_one_record_are_several_and_of_two_records_the_same(ledger: Ledger) -> None:
@@ -127,7 +176,7 @@ def test_an_import_that_fails_books_nothing_of_its_lines_and_can_be_tried_again(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     importer = Importer(ledger, SOURCE)
-    batch = Batch([recorded("a", a_charge(7)), recorded("b", a_charge(7))], 2, 0, Mark(10, 2, "d"))
+    batch = Batch([recorded("a", a_charge(7)), recorded("b", a_charge(7))], 2, frozenset(), Mark(10, 2, "d"))
     post = importer._post
 
     def fail(*args: object, **options: object) -> object:
@@ -138,19 +187,19 @@ def test_an_import_that_fails_books_nothing_of_its_lines_and_can_be_tried_again(
     with pytest.raises(LedgerError):
         importer.add(NOW_US, batch)
     assert (ledger.tasks(), ledger.imports()) == ([], [])
-    assert importer.add(NOW_US, batch) == Booking(2, 2, 14, 0, 0)
+    assert importer.add(NOW_US, batch)[0] == Booking(2, 2, 14, 0, 0)
 
 
 def test_each_run_is_one_row_and_the_last_clean_one_says_where_to_go_on(ledger: Ledger) -> None:
     importer = Importer(ledger, SOURCE)
     assert importer.last() == Mark()
     for end in (10, 20):
-        importer.add(NOW_US, Batch([recorded(str(end), a_charge(7))], 3, 0, Mark(end, end, "d")))
+        importer.add(NOW_US, Batch([recorded(str(end), a_charge(7))], 3, frozenset(), Mark(end, end, "d")))
     assert Importer(ledger, SOURCE).last() == Mark(20, 20, "d")
     (row,) = ledger.imports()
     assert (row.file, row.project, row.lines, row.bad, row.tasks, row.results, row.nanos) == (
         "calls.jsonl", "acme/search", 6, 0, 2, 2, 14,
     )  # fmt: skip
-    Importer(ledger, SOURCE).add(NOW_US, Batch([], 1, 1, Mark(30, 30, "e", clean=False)))
+    Importer(ledger, SOURCE).add(NOW_US, Batch([], 1, frozenset({3}), Mark(30, 30, "e", clean=False)))
     assert Importer(ledger, SOURCE).last() == Mark(20, 20, "d"), "what was left out is tried again"
     assert Importer(ledger, SOURCE._replace(project="lab")).last() == Mark()

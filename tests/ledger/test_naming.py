@@ -58,10 +58,30 @@ def test_a_report_shows_merged_projects_as_one_and_is_asked_for_by_either_name(t
         found = ledger.report(Asked(NOVEMBER, project=asked), NOW_US)
         assert [(row.keys, row.nanos) for row in found.rows] == [(("lab",), 12)]
         assert (found.project, found.open.held, found.is_known) == ("lab", 3, True)
+    assert ledger.report(Asked(NOVEMBER, project="nobody"), NOW_US).project == "nobody"
     everything = ledger.report(Asked(NOVEMBER), NOW_US)
     assert [(row.keys, row.nanos) for row in everything.rows] == [(("lab",), 12), (("other",), 11)]
     assert [row.keys[0] for row in ledger.usage(("project",), "2026-11-01", "2026-12-01")] == [
         "acme/search", "lab", "other",
     ]  # fmt: skip
+    assert ledger.verify().difference is None
+    ledger.close()
+
+
+def test_after_names_were_swapped_each_means_the_project_that_is_shown_under_it(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path / "ledger.db")
+    for project, nanos in (("north/x", 5), ("south", 7)):
+        (attempt,) = hold(ledger, 20, project=project)
+        ledger.conclude(NOW_US, [Settle(attempt, a_charge(nanos), "0")])
+    for name, called in (("north", "aside"), ("south", "north"), ("aside", "south")):
+        ledger.call_project(name, called, NOW_US)
+    for rolls in (False, True):
+        if rolls:
+            ledger.roll_up()
+        for asked, shown, nanos in (("north", "north", 7), ("south", "south", 5), ("south/x", "south/x", 5)):
+            found = ledger.report(Asked(NOVEMBER, project=asked), NOW_US)
+            assert (found.project, sum(row.nanos for row in found.rows)) == (shown, nanos)
+    gone = ledger.report(Asked(NOVEMBER, project="north/x"), NOW_US)
+    assert (gone.project, [row.nanos for row in gone.rows]) == ("south/x", [5]), "nothing is shown under north/x"
     assert ledger.verify().difference is None
     ledger.close()

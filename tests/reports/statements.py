@@ -16,7 +16,7 @@ from ledgers import a_charge, an_attempt, open_ledger
 from costguard.budgets import make_budget, to_us
 from costguard.ledger.accounting.book import Ledger
 from costguard.ledger.charges import Line
-from costguard.ledger.records import Admitted, Observation, Release, Settle
+from costguard.ledger.records import Admitted, Observation, Refused, Release, Settle, Unpriced
 
 ZONE = "Europe/Berlin"
 PROJECTS = ("acme/search/prod", "acme/search", "acme/chat", "acme", "kunde/müller & söhne", "=1+1", "/", "acme2")
@@ -76,7 +76,13 @@ def make_ledger(path: Path, calls: int = 240) -> Ledger:
         ledger.conclude(at_us, [Settle(attempt_id, charge, f"i:{n}")])
         if n % 19 == 0:
             ledger.observe(at_us, Observation(uuid, ((f"i:{n} s:9", a_charge(nanos + 8)),)))
-    ledger.set_budget(make_budget("acme", "3", timezone=ZONE), NOW_US)
+    budget = make_budget("acme", "3", timezone=ZONE)
+    ledger.set_budget(budget, NOW_US)
+    for n in range(40):
+        upper = None if n % 5 == 0 else chance.randrange(1, 40_000_000)
+        task = an_attempt(upper)._replace(model=chance.choice(MODELS), expected=upper and upper // 3)
+        why = Unpriced(task, budget) if upper is None else Refused(budget, None, upper, 0, 0, 0)
+        ledger.count_refusal(why, chance.choice(PROJECTS), start + (NOW_US - start) * n // 40, [task])
     return ledger
 
 

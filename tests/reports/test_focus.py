@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledgers import HOUR_US, NOW_US, a_charge, an_attempt, open_ledger
+from recordings import a_record, an_item, import_text, lines
 from sample_documents import HOSTILE
 
 from costguard.budgets import to_us
@@ -346,6 +347,22 @@ def test_a_model_by_its_alias_is_the_same_resource_and_sku(ledger: Ledger) -> No
     assert {(row["ResourceId"], row["ResourceName"], row["SkuId"]) for row in found} == {
         (FLASH, known.name, f"{FLASH}/prompt/TEXT")
     }
+
+
+def test_what_was_imported_without_a_model_is_no_resource(ledger: Ledger) -> None:
+    import_text(ledger, lines([{"at": a_record()["at"], **an_item("a", "0.5")}]))
+    (row,) = export(ledger)
+    assert (row["ResourceId"], row["ResourceName"], row["ResourceType"]) == (None, None, None)
+    assert row["SkuId"] == "textInference/unitemized"
+
+
+def test_a_name_means_the_project_that_is_shown_so_and_else_the_path_it_was_booked_on(ledger: Ledger) -> None:
+    spend(ledger, charge(Line("unitemized", "", None, 1)), project="lab")
+    spend(ledger, charge(Line("unitemized", "", None, 2)), project="acme")
+    ledger.call_project("lab", "old", NOW_US)
+    ledger.call_project("acme", "lab", NOW_US)
+    for name, nanos in (("lab", 2), ("acme", 2), ("old", 1)):
+        assert total(export(ledger, project=name)) == nanos, name
 
 
 def test_a_result_that_is_not_itemized_is_priced_whole_and_tells_its_tokens_where_it_knows_them(ledger: Ledger) -> None:

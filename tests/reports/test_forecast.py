@@ -89,3 +89,11 @@ def test_a_wider_spread_is_a_wider_range(stray: int) -> None:
     assert isinstance(wide, Forecast)
     assert narrow.least == narrow.most == narrow.expected
     assert wide.least < wide.expected < wide.most
+
+
+def test_what_can_be_spent_bounds_the_expected_end_and_its_range() -> None:
+    whole = Forecast(1000, 900, 1100, 30, "So.")
+    assert whole.limited("acme per month", 1100) is whole
+    assert whole.limited("acme per month", 1050) == (1000, 900, 1050, 30, "So.", "acme per month", 1050, 1000)
+    assert whole.limited("acme per month", 950) == (950, 900, 950, 30, "So.", "acme per month", 950, 1000)
+    assert whole.limited("acme per month", 800) == (800, 800, 800, 30, "So.", "acme per month", 800, 1000)

@@ -19,6 +19,7 @@ from costguard.ledger.accounting.book import Ledger
 from costguard.ledger.records import Doubt
 from costguard.prices.book import PriceBook
 from costguard.reports import periods
+from costguard.reports.document import Table
 from costguard.reports.reprice import BY_HAND, NO_PRICE, NO_USAGE, document, reprice
 
 NOVEMBER = periods.month("2026-11")
@@ -119,6 +120,9 @@ def test_the_document_sums_and_says_that_nothing_was_changed(ledger: Ledger) -> 
     import_text(ledger, lines([chat("a", 1000, 100), a_record(an_item("b", "0.5"))]))
     found = document(NOVEMBER, None, "UTC", NOW_US, repriced(ledger))
     assert found.record["charged"] == Decimal("0.0008")
+    (table,) = [part for part in found.parts if isinstance(part, Table)]
+    for key in ("charged", "computed", "difference"):
+        assert len({row[key].as_tuple().exponent for row in (*table.rows, table.total or {})}) == 1
     assert found.record["computed"] == Decimal("0.0008")
     assert found.record["difference"] == 0
     assert (found.record["left_out"], found.record["left_out_charged"]) == (1, Decimal("0.5"))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import pytest
 from ledgers import a_charge, an_attempt, hold, open_ledger
 from statements import NOW_US, ZONE, make_ledger
 
-from costguard.budgets import make_budget, to_us
+from costguard.budgets import Budget, make_budget, to_us
 from costguard.ledger.accounting.book import Ledger
 from costguard.ledger.records import Admitted, Release, Settle
 from costguard.reports import formats, periods
@@ -138,6 +141,20 @@ def test_the_budgets_of_a_project_are_those_of_its_path_and_below_it(ledger: Led
     ]
 
 
+def test_a_budget_that_began_after_the_period_or_was_gone_before_it_is_not_of_it(ledger: Ledger) -> None:
+    ledger.set_budget(make_budget("gone", "1", per="total"), at("2026-09-03"))
+    ledger.remove_budget("gone", "total", at("2026-09-20"))
+    for per in ("total", "year", "quarter"):
+        ledger.set_budget(make_budget("acme", "1", per=per, timezone=ZONE), at("2026-11-02"))
+    for month in (9, 10, 11):
+        spend(ledger, 5, f"2026-{month:02}-05")
+    assert [one[1] for one in windows(read(ledger))] == ["quarter", "total", "year"]
+    assert windows(read(ledger, OCTOBER)) == []
+    ledger.remove_budget("acme", "total", at("2026-11-10"))
+    budgets = [row["budget"] for row in table_under(document(read(ledger)), "Against budgets").rows]
+    assert budgets == ["acme per quarter", "acme in total (removed)", "acme per year"]
+
+
 def test_of_many_windows_people_are_shown_the_fullest_and_programs_all(ledger: Ledger) -> None:
     ledger.set_budget(make_budget("acme", "0.000000100", per="day", timezone=ZONE), at("2026-11-01"))
     for day in range(1, 12):
@@ -223,6 +240,69 @@ def test_a_forecast_is_shown_with_its_range_and_method_or_why_there_is_none(ledg
     assert "forecast" not in text_of(document(read(ledger, OCTOBER))).lower()
 
 
+def forecast_of(ledger: Ledger, period: periods.Period = NOVEMBER, **options: Any) -> dict[str, Any]:
+    record: dict[str, Any] = document(read(ledger, period, **options)).record["forecast"]
+    return record
+
+
+def spend_daily(ledger: Ledger, nanos: int = 10**9) -> None:
+    """In October and in November up to `NOW_US`, on one project."""
+    for month, last in ((10, 31), (11, 21)):
+        for day in range(1, last + 1):
+            spend(ledger, nanos, f"2026-{month}-{day:02}T12:00", project="acme/search")
+
+
+def test_a_hard_budget_of_all_that_is_reported_limits_the_forecast_and_its_method_says_so(ledger: Ledger) -> None:
+    spend_daily(ledger)
+    assert (forecast_of(ledger)["expected"], forecast_of(ledger)["limited_by"]) == (30, None)
+    ledger.set_budget(make_budget("/", "24", timezone=ZONE), NOW_US)
+    found = forecast_of(ledger)
+    assert (found["expected"], found["least"], found["most"]) == (24, 24, 24)
+    assert (found["limited_by"], found["unlimited"]) == ("/ per month", 30)
+    assert found["method"].endswith(" Limited to 24.00 by / per month; without it 30.00.")
+    assert "limited by / per month" in text_of(document(read(ledger)))
+    ledger.set_budget(make_budget("acme", "22.5", timezone=ZONE, action="clamp"), NOW_US)
+    assert forecast_of(ledger)["limited_by"] == "/ per month", "what is not of acme could still be spent"
+    assert forecast_of(ledger, project="acme/search")["limited_by"] == "acme per month"
+
+
+def test_a_budget_that_limits_the_range_alone_is_told_as_that(ledger: Ledger) -> None:
+    spend_daily(ledger)
+    spend(ledger, 3 * 10**9, "2026-11-10T13:00")
+    ledger.set_budget(make_budget("/", "34.5", timezone=ZONE), NOW_US)
+    found = forecast_of(ledger)
+    assert found["least"] < found["expected"] == found["unlimited"] < found["most"] == Decimal("34.5")
+    assert found["method"].endswith(" Its range is limited to 34.50 by / per month.")
+
+
+def test_more_than_a_limit_is_expected_if_more_is_spent_already_and_others_use_it_up(ledger: Ledger) -> None:
+    spend_daily(ledger)
+    spend(ledger, 2 * 10**9, "2026-11-03", project="lab")
+    ledger.set_budget(make_budget("acme", "20", timezone=ZONE), NOW_US)
+    assert forecast_of(ledger, project="acme")["most"] == 21
+    ledger.set_budget(make_budget("/", "24", timezone=ZONE), NOW_US)
+    ledger.remove_budget("acme", "month", NOW_US)
+    assert forecast_of(ledger, project="acme")["most"] == 22, "of 24, lab has 2"
+
+
+@pytest.mark.parametrize(
+    ("budget", "asked"),
+    [
+        (make_budget("acme", "22", timezone=ZONE), {}),
+        (make_budget("/", "22", timezone=ZONE, action="warn"), {}),
+        (make_budget("/", "22", timezone="Asia/Tokyo"), {}),
+        (make_budget("/", "9", per="week", timezone=ZONE), {}),
+        (make_budget("/", "22", timezone=ZONE), {"tags": {"user": "u1"}}),
+        (make_budget("/", "22", timezone=ZONE), {"period": periods.quarter("2026-Q4")}),
+    ],
+    ids=["a part", "no block", "another zone", "another window", "tags", "another period"],
+)
+def test_no_other_budget_limits_a_forecast(ledger: Ledger, budget: Budget, asked: dict[str, Any]) -> None:
+    spend_daily(ledger)
+    ledger.set_budget(budget, NOW_US)
+    assert forecast_of(ledger, **asked)["limited_by"] is None
+
+
 # -- who, what was refused, how sure --------------------------------------------------------------
 
 
@@ -297,7 +377,29 @@ def test_what_was_refused_is_shown_with_what_it_would_have_cost(ledger: Ledger) 
     ]
     assert table.total is not None
     assert (table.total["tasks"], table.total["upper"]) == (2, Decimal("0.000000011"))
+    assert "1 of 2 without a price: what these would have cost is in no sum." in text_of(document(read(ledger)))
+    assert "1 of 2 tasks without a price" in text_of(document(read(ledger)))
+    assert [one["unpriced"] for one in document(read(ledger)).record["refused"]] == [0, 1]
     assert read(ledger, OCTOBER).found.refused == []
+
+
+def test_where_no_price_of_what_was_refused_is_known_no_sum_is(ledger: Ledger) -> None:
+    ledger.set_budget(make_budget("acme", "1", timezone=ZONE), at("2026-11-01"))
+    task = an_attempt(None)
+    answer = ledger.admit("acme", at("2026-11-03"), [task])
+    assert not isinstance(answer, Admitted)
+    ledger.count_refusal(answer, "acme", at("2026-11-03"), [task])
+    text = text_of(document(read(ledger)))
+    assert "The ledger is empty" not in text
+    assert "Nothing was ever charged: all that was asked for was refused." in text
+    spend(ledger, 5, "2026-11-03")
+    written = document(read(ledger))
+    table = table_under(written, "Refused")
+    assert table.total is not None
+    assert table.total["expected"] is table.total["upper"] is None
+    (figures,) = (part for part in written.parts if isinstance(part, Figures))
+    assert [item.value for item in figures.items if item.label == "Refused"] == [None]
+    assert [(one["expected"], one["upper"]) for one in written.record["refused"]] == [(None, None)]
 
 
 def test_rounding_reasoning_and_drift_are_told_in_the_record(tmp_path: Path) -> None:
@@ -324,7 +426,9 @@ HOSTILE = [
     'q"uote, comma',
     "x" * 200,
     "検索/本番",
+    "a\u2019b",
 ]
+UNSEEN = "\u202e\x1b\u2066\u200f\u061c\x9b"
 
 
 @pytest.mark.parametrize("name", formats.FORMATS)
@@ -336,6 +440,17 @@ def test_hostile_names_of_projects_and_tags_are_only_names(ledger: Ledger, name:
     assert {row["project"] for row in written.rows} == set(HOSTILE)
     if name != "parquet":
         assert formats.named(name).write(written)
+
+
+@pytest.mark.parametrize("name", ["table", "markdown", "html"])
+def test_what_obeys_or_turns_text_is_in_writing_wherever_people_read_a_name(ledger: Ledger, name: str) -> None:
+    for n in range(2):
+        spend(ledger, 7, "2026-11-03", tags=json.dumps({"user": f"x{UNSEEN}{n}", f"t{UNSEEN}": "y"}))
+    written = document(read(ledger, top=3))
+    text = formats.named(name).write(written)
+    assert not set(UNSEEN) & set(text)
+    assert unescape(text).count("\\u202e\\x1b\\u2066\\u200f\\u061c\\x9b") > 3
+    assert not set(UNSEEN) & set(written._repr_html_())
 
 
 def test_amounts_of_a_column_have_one_number_of_decimals(ledger: Ledger) -> None:
@@ -355,6 +470,49 @@ def test_every_row_can_say_which_period_it_is_of(ledger: Ledger) -> None:
         "period": "2026-11", "since": "2026-11-01", "until": "2026-12-01", "timezone": ZONE, "currency": "USD",
     }  # fmt: skip
     assert about["as_of"].isoformat() == "2026-11-22T13:00:00+01:00"
+
+
+def test_rows_of_a_part_say_of_which(ledger: Ledger) -> None:
+    spend(ledger, 5, "2026-11-03", project="acme/search", tags='{"user": "u1"}')
+    written = document(read(ledger, by=("model",), project="acme", tags={"user": "u1"}))
+    (row,) = csv.DictReader(io.StringIO(formats.named("csv").write(written)))
+    assert (row["project"], row["tags"]) == ("acme", '{"user": "u1"}')
+    by_project = document(read(ledger, project="acme"))
+    assert [one["project"] for one in by_project.stackable_rows] == ["acme/search"]
+    assert "<dd><bdi>user=u1</bdi></dd>" in formats.named("html").write(written)
+
+
+@pytest.mark.parametrize(
+    ("period", "title", "days"),
+    [
+        (NOVEMBER, "in November 2026", "1 to 30 November 2026"),
+        (periods.quarter("2026-Q4"), "in the 4th quarter of 2026", "1 October to 31 December 2026"),
+        (periods.year("2026"), "in 2026", "1 January to 31 December 2026"),
+        (periods.containing("week", date(2026, 12, 31)), "in week 53 of 2026", "28 December 2026 to 3 January 2027"),
+        (periods.between(date(2026, 11, 3), date(2026, 11, 3)), "on 3 November 2026", "3 November 2026"),
+        (periods.between(date(2026, 11, 3), date(2026, 11, 4)), "from 3 to 4 November 2026", "3 to 4 November 2026"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
+def test_a_page_says_its_period_as_people_do(ledger: Ledger, period: periods.Period, title: str, days: str) -> None:
+    page = formats.named("html").write(document(read(ledger, period)))
+    assert f"<h1><bdi>Spending {title}</bdi></h1>" in page
+    assert f"<dt>Days</dt><dd><bdi>{days}</bdi></dd>" in page
+    assert "Before</dt>" not in page
+
+
+@pytest.mark.parametrize("year", ["1970", "1971", "9998"])
+@pytest.mark.parametrize("per", [None, "day", "week", "month"])
+def test_the_first_and_the_last_year_of_the_calendar_can_be_reported(
+    ledger: Ledger, year: str, per: str | None
+) -> None:
+    spend(ledger, 5, "2026-11-03")
+    assert read(ledger, periods.year(year), per=per).total == 0
+
+
+def test_ten_years_that_run_still_can_be_reported(ledger: Ledger) -> None:
+    spend(ledger, 5, "2026-11-03")
+    assert read(ledger, periods.between(date(2026, 11, 1), date(2036, 11, 7))).total == 5
 
 
 def test_a_period_of_a_day_has_no_table_over_time_and_a_year_is_shown_by_week(ledger: Ledger) -> None:

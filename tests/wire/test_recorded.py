@@ -159,3 +159,11 @@ def test_figures_keep_every_digit() -> None:
     (one,) = tell(parse('{"taskUUID": "a", "cost": 0.000001217}'), str)
     assert isinstance(one.ending, Success)
     assert one.ending.results[0].figures.cost == int(Decimal("0.000001217") * 10**9)
+
+
+@pytest.mark.parametrize(
+    ("name", "called"), [(7, "7"), ("7", "7"), (True, "unnamed"), (7.5, "unnamed"), (None, "unnamed")]
+)
+def test_a_whole_number_is_a_name(name: Any, called: str) -> None:
+    (one,) = told({**CHAT, "id": name})
+    assert one.task_uuid == called

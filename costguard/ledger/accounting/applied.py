@@ -32,6 +32,8 @@ class BudgetWindow(NamedTuple):
     is_removed: bool
     name: str = ""
     """What the budget's project is called now."""
+    is_of_all: bool = False
+    """Whether all that is reported counts in it."""
 
 
 def windows_in(
@@ -78,7 +80,7 @@ def windows_in(
             budget_then = _as_set(key, known, window, at_us) or set_now.get(key)
             if budget_then is None or budget_then.per == "task" or not is_meant(budget_then):
                 continue
-            if not _belongs(window, span):
+            if not _belongs(window, span) or not _was_there(known, span):
                 continue
             spent, held = windows[window] or sums(budget_then, window)
             is_closed = window.end_us is not None and window.end_us <= at_us
@@ -139,6 +141,16 @@ def _generate(
         if not any(other.start_us < end_us and bounds(other)[1] > window.start_us for other in windows):
             windows[window] = 0, 0
         start_us = end_us
+
+
+def _was_there(history: _History, span: Window) -> bool:
+    """True if a budget was set at any time of the span, and if it is not known when it was."""
+    start_us, end_us = bounds(span)
+    until_us = [when for when, _ in history[1:]] + [end_us]
+    return not history or any(
+        budget is not None and when < end_us and until > start_us
+        for (when, budget), until in zip(history, until_us, strict=True)
+    )
 
 
 def _belongs(window: Window, span: Window) -> bool:

@@ -9,7 +9,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from costguard.budgets import Window
-from costguard.ledger.accounting.naming import Names
+from costguard.ledger.accounting.naming import Names, meant
 from costguard.ledger.accounting.reading import Reading
 from costguard.ledger.accounting.spending import Span
 from costguard.ledger.accounting.sql import covered
@@ -73,14 +73,14 @@ class Charged(Reading):
     """The part of `Ledger` that tells what was charged, one by one."""
 
     def charged(self, span: Span, project: str | None = None, *, page: int = PAGE) -> Iterator[ChargedAttempt]:
-        """The attempts admitted in `span` that were charged, in the order of their admission; of `project`, as it is
-        called now, and below.
+        """The attempts admitted in `span` that were charged, in the order of their admission; of `project`, see
+        `naming.meant`, and below.
 
         As the ledger was when the first one is asked for, however long the reader takes: charges are only ever added
         and numbered, so pages that leave out later numbers are of one moment. Each is a snapshot of its own: a long
         one would keep the log from being put away, and a reader without a lock may have to read a page again.
         """
-        last, names = self._read(_moment)
+        last, names, project = self._read(functools.partial(_moment, project))
         after: tuple[int, int] | None = None
         while True:
             rows, after = self._read(functools.partial(self._page, span, (project, names), after, last, page))
@@ -102,11 +102,11 @@ class Charged(Reading):
         """How many tasks admitted in `span` may still be charged, and the nano-USD that are held for them."""
 
         def op(tx: Tx) -> tuple[int, int]:
-            names = Names.read(tx)
+            _, names, shown = _moment(project, tx)
             found = [
                 attempt
                 for attempt in self._open(tx, ROOT, Window(span.start_us, span.end_us))
-                if project is None or covers(project, names.present(attempt.project))
+                if shown is None or covers(shown, names.present(attempt.project))
             ]
             return len({attempt.task_uuid for attempt in found}), sum(attempt.held for attempt in found)
 
@@ -145,6 +145,8 @@ class Charged(Reading):
         return rows, None if room else (rows[-1][6], rows[-1][0])
 
 
-def _moment(tx: Tx) -> tuple[int, Names]:
+def _moment(project: str | None, tx: Tx) -> tuple[int, Names, str | None]:
+    """The journal's last number, what projects are called, and the present name of the one that `project` means."""
     (last,) = tx.one("SELECT coalesce(max(seq), 0) FROM entries") or (0,)
-    return last, Names.read(tx)
+    names = Names.read(tx)
+    return last, names, None if project is None else meant(tx, names, project)

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from costguard.budgets import from_us
 from costguard.ledger.accounting.admission import Admissions
-from costguard.ledger.accounting.endings import Endings
+from costguard.ledger.accounting.endings import OPEN, UNKNOWN_AGE_US, Endings
+from costguard.ledger.accounting.naming import Names
 from costguard.ledger.accounting.reading import Attempt
-from costguard.ledger.accounting.results import same_results
+from costguard.ledger.accounting.results import Same, retells, same_results
 from costguard.ledger.accounting.sql import OF_TASK, of_task
-from costguard.ledger.charges import WEAK, Charge
+from costguard.ledger.charges import WEAK, Charge, weakest
 from costguard.ledger.engine import Tx
 from costguard.ledger.owner import who
 from costguard.ledger.records import Admitted, Alert, NewAttempt, Observation
+from costguard.money import to_text
 
 DELIVERY = "import"
 """How the results of an attempt came that no request was sent for."""
@@ -33,6 +36,15 @@ class Recorded(NamedTuple):
     model: str
     at_us: int
     results: tuple[tuple[str, Charge], ...]
+    number: int = 0
+    """Of the line."""
+    is_named: bool = True
+    """Whether its record tells a name; else it is called by a digest."""
+
+    @property
+    def nanos(self) -> int:
+        """What its results came to, in nano-USD."""
+        return sum(charge.nanos for _, charge in self.results)
 
 
 class Source(NamedTuple):
@@ -59,17 +71,28 @@ class Mark(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Some lines: the tasks in them, how many there were and how many of them were left out, and where they end."""
+    """Some lines: the tasks in them, how many there were, the numbers of those of which something was left out, and
+    where they end.
+    """
 
     tasks: Sequence[Recorded]
     lines: int
-    bad: int
+    bad: frozenset[int]
     mark: Mark
 
 
+class Conflict(NamedTuple):
+    """A task that is booked otherwise than its line says: the line's number, and both figures in words."""
+
+    number: int
+    why: str
+
+
 class Booking(NamedTuple):
-    """What some lines came to: new tasks, results and nano-USD; results that were `known` already, and those of them
-    that told more than was known.
+    """What some lines came to: new tasks, results and nano-USD; results that were `known` already, those of them that
+    were `improved`, a figure of our own giving way to a better one, and those of a call that was sent whose outcome
+    was open, `settled` now; `changed` is what both came to. `repeated`: records that have no name
+    and equal another one of the same import.
     """
 
     tasks: int = 0
@@ -77,6 +100,9 @@ class Booking(NamedTuple):
     nanos: int = 0
     known: int = 0
     improved: int = 0
+    settled: int = 0
+    changed: int = 0
+    repeated: int = 0
 
     def plus(self, other: Booking) -> Booking:
         """Both together."""
@@ -120,24 +146,34 @@ class Importer(Admissions, Endings):
         row = self._read(lambda tx: tx.one(sql, self._source))
         return Mark(*row) if row else Mark()
 
-    def add(self, at_us: int, batch: Batch) -> Booking:
-        """Book the results of some lines that are not booked yet; `at_us` is now."""
+    def add(self, at_us: int, batch: Batch) -> tuple[Booking, list[Conflict]]:
+        """Book the results of some lines that are not booked yet; `at_us` is now.
 
-        def op(tx: Tx) -> tuple[int, Booking]:
+        Of a task that is booked otherwise nothing is changed: it is a conflict.
+        """
+
+        def op(tx: Tx) -> tuple[int, Booking, list[Conflict]]:
             run_id = self._begin(tx, at_us) if self._id is None else self._id
-            found = Booking()
+            names, found, conflicts = Names.read(tx), Booking(), []
             for task in batch.tasks:
-                found = found.plus(self._add(tx, at_us, run_id, task))
-            mark = batch.mark
+                came = self._add(tx, at_us, run_id, task, names)
+                if isinstance(came, Conflict):
+                    conflicts.append(came)
+                else:
+                    found = found.plus(came)
+            mark, bad = batch.mark, len(batch.bad.union(conflict.number for conflict in conflicts))
             tx.run(
                 "UPDATE imports SET bytes = ?, number = ?, digest = ?, clean = ?, lines = lines + ?, bad = bad + ?,"
                 " tasks = tasks + ?, results = results + ?, nanos = nanos + ? WHERE id = ?",
-                (mark.bytes, mark.number, mark.digest, int(mark.clean), batch.lines, batch.bad, *found[:3], run_id),
-            )
-            return run_id, found
+                (
+                    mark.bytes, mark.number, mark.digest, int(mark.clean and not conflicts), batch.lines, bad,
+                    found.tasks, found.results + found.settled, found.nanos + found.changed, run_id,
+                ),
+            )  # fmt: skip
+            return run_id, found, conflicts
 
-        self._id, found = self._write(op)
-        return found
+        self._id, found, conflicts = self._write(op)
+        return found, conflicts
 
     def _begin(self, tx: Tx, at_us: int) -> int:
         return tx.insert(
@@ -147,32 +183,104 @@ class Importer(Admissions, Endings):
             (at_us, who(), *self._source),
         )
 
-    def _add(self, tx: Tx, at_us: int, run_id: int, task: Recorded) -> Booking:
-        """Book what is new of one task."""
+    def _add(self, tx: Tx, at_us: int, run_id: int, task: Recorded, names: Names) -> Booking | Conflict:
+        """Book what is new of one task, and put what is better in the place of a figure of our own."""
         attempts = self._attempts(tx, task.task_uuid)
         if not attempts:
             return self._add_new(tx, at_us, run_id, task, is_first=True)
-        before = sum(attempt.charged for attempt in attempts)
-        if any(attempt.delivery != DELIVERY for attempt in attempts):
-            return self._tell(tx, at_us, run_id, task, before)
+        is_sent = any(attempt.delivery != DELIVERY for attempt in attempts)
         booked = self._booked(tx, task.task_uuid)
         pairs = same_results(
-            booked, [(key, charge.nanos) for key, charge in task.results], capacity=_ANY_NUMBER, room=_ANY_NUMBER
+            booked,
+            [(key, charge.nanos) for key, charge in task.results],
+            capacity=self._capacity(tx, task.task_uuid) if is_sent else _ANY_NUMBER,
+            room=None if is_sent else _ANY_NUMBER,
         )
-        improved = 0
-        new = []
+        by_id = {attempt.id: attempt for attempt in attempts}
+        better, new = [], []
         for (key, charge), same in zip(task.results, pairs, strict=True):
             if same is None:
                 new.append((key, charge))
-            else:
-                improved += self._improve(tx, at_us, same, key, charge) is not None
-        if improved:
+                continue
+            attempt = by_id[same.booked.attempt_id]
+            if self._is_better(same, key, charge, attempt, task, names):
+                better.append((same, key, charge))
+            elif not (_is_near(attempt, task) and self._is_known(same, key, charge, attempt, task, names)):
+                return self._conflict(attempt, same.booked.nanos, task, charge.nanos, names)
+        if new:
+            room = [attempt for attempt in attempts if self._takes(attempt, task, names, is_sent=is_sent)]
+            charged = sum(attempt.charged for attempt in attempts)
+            if not room or (is_sent and len(new) > sum(attempt.results - attempt.seen for attempt in room)):
+                if not booked and charged == task.nanos and _is_near(attempts[0], task):
+                    return Booking(known=len(new))  # an operator said so before
+                return self._conflict(attempts[0], charged, task, task.nanos, names)
+        before = self._charged(tx, task.task_uuid)
+        improved = sum(self._improve(tx, at_us, *one) is not None for one in better)
+        if improved and not is_sent:
             self._ask_nobody(tx, task.task_uuid)
-        added = (
-            self._add_new(tx, at_us, run_id, task._replace(results=tuple(new)), is_first=False) if new else Booking()
+        known = len(task.results) - len(new)
+        repeated = int(known > 0 and not task.is_named and attempts[0].reason == f"import {run_id}")
+        found = Booking(known=known, improved=improved, repeated=repeated)
+        if new and is_sent:
+            seen = Observation(task.task_uuid, tuple(new), reason=f"import {run_id}")
+            for key, charge in new:
+                self._book(tx, at_us, seen, key, charge)
+            found = found._replace(settled=len(new))
+        changed = self._charged(tx, task.task_uuid) - before if improved or new else 0
+        found = found._replace(changed=changed)
+        if new and not is_sent:
+            new_ones = task._replace(results=tuple(new))
+            found = found.plus(self._add_new(tx, at_us, run_id, new_ones, is_first=False))
+        return found
+
+    def _is_better(self, same: Same, key: str, charge: Charge, attempt: Attempt, task: Recorded, names: Names) -> bool:
+        """Whether what is recorded takes the place of what is booked: only of a figure of our own, by a stronger one.
+
+        What an import has booked is not what another record with other counts tells of: that is another result.
+        """
+        old = same.booked
+        is_imported = attempt.delivery == DELIVERY or (attempt.reason or "").startswith("import ")
+        return (
+            same.tells
+            and old.basis in WEAK
+            and charge.basis != old.basis
+            and weakest(old.basis, charge.basis) == old.basis
+            and self._is_ours(attempt, task, names)
+            and (not is_imported or retells(old, key, charge))
         )
-        nanos = self._charged(tx, task.task_uuid) - before if improved else added.nanos
-        return Booking(0, len(new), nanos, len(pairs) - len(new), improved)
+
+    def _is_known(self, same: Same, key: str, charge: Charge, attempt: Attempt, task: Recorded, names: Names) -> bool:
+        """Whether what is recorded says of a booked result what is booked, as far as both tell it."""
+        old = same.booked
+        is_own = old.basis in WEAK or charge.basis in WEAK
+        is_strange = is_own and not self._is_ours(attempt, task, names)
+        return retells(old, key, charge) and (not is_strange or old.nanos == charge.nanos)
+
+    def _takes(self, attempt: Attempt, task: Recorded, names: Names, *, is_sent: bool) -> bool:
+        """Whether an attempt may get a further result by an import: an imported one, or one whose outcome is open."""
+        return self._is_ours(attempt, task, names) and (not is_sent or attempt.status in OPEN)
+
+    def _is_ours(self, attempt: Attempt, task: Recorded, names: Names) -> bool:
+        """Whether an attempt is of the import's project, of the model that is recorded, and of about the same time."""
+        return (
+            _is_near(attempt, task)
+            and names.present(attempt.project) == names.present(self._source.project)
+            and (
+                attempt.model == task.model
+                or attempt.model in ("", attempt.task_type)
+                or task.model in ("", task.task_type)
+            )
+        )
+
+    @staticmethod
+    def _conflict(attempt: Attempt, booked: int, task: Recorded, told: int, names: Names) -> Conflict:
+        return Conflict(
+            task.number,
+            f"task {task.task_uuid}: booked {to_text(booked)} USD on {names.present(attempt.project)} at"
+            f" {_written(attempt.at_us)}{f' with {attempt.model}' if attempt.model else ''}, and this says"
+            f" {to_text(told)} USD at {_written(task.at_us)}{f' with {task.model}' if task.model else ''}:"
+            " nothing was changed",
+        )
 
     def _add_new(self, tx: Tx, at_us: int, run_id: int, task: Recorded, *, is_first: bool) -> Booking:
         """One attempt with all of `results`, settled at once."""
@@ -196,17 +304,6 @@ class Importer(Admissions, Endings):
             self._ask_nobody(tx, task.task_uuid)
         return Booking(int(is_first), len(task.results), nanos)
 
-    def _tell(self, tx: Tx, at_us: int, run_id: int, task: Recorded, before: int) -> Booking:
-        """A task that was sent through costguard: what is recorded of it is one more road that its results come by."""
-        told = len(self._booked(tx, task.task_uuid))
-        seen = Observation(task.task_uuid, task.results, reason=f"import {run_id}")
-        alerts: list[Alert] = []
-        changes = self._observe(tx, at_us, seen, alerts)
-        new = len(self._booked(tx, task.task_uuid)) - told
-        return Booking(
-            0, new, self._charged(tx, task.task_uuid) - before, len(task.results) - new, max(0, changes - new)
-        )
-
     @staticmethod
     def _charged(tx: Tx, task_uuid: str) -> int:
         row = tx.one(f"SELECT coalesce(sum(charged), 0) FROM attempts WHERE {OF_TASK}", of_task(task_uuid))
@@ -220,6 +317,15 @@ class Importer(Admissions, Endings):
     def _thresholds(self, *_: object) -> list[Alert]:
         """None: what is long past is no news."""
         return []
+
+
+def _is_near(attempt: Attempt, task: Recorded) -> bool:
+    """Whether both may be one task by their times: no work takes longer."""
+    return abs(attempt.at_us - task.at_us) <= UNKNOWN_AGE_US
+
+
+def _written(at_us: int) -> str:
+    return f"{from_us(at_us):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _attempt_of(new: NewAttempt, attempt_id: int, project: str, at_us: int) -> Attempt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from costguard.ledger.accounting.rolling import beyond
 from costguard.ledger.engine import Tx
 from costguard.projects import ROOT, covers
 
@@ -53,6 +54,30 @@ class Names:
             if covers(booked, found):
                 found = _moved(found, booked, name)
         return found
+
+
+def meant(tx: Tx, names: Names, name: str) -> str:
+    """The present name of the project that is meant by `name`: of the one that is shown under it now.
+
+    Only if nothing is, neither itself nor anything below it, what was booked on that path is meant, and its present
+    name is another.
+    """
+    if not names.has_moved or any(covers(name, names.present(project)) for project in booked(tx)):
+        return name
+    return names.present(name)
+
+
+def booked(tx: Tx) -> set[str]:
+    """All paths that something was booked on, is held or was refused for, or that a budget is of."""
+    found = {leaf.project for _, leaf in beyond(tx).days}
+    for sql in (
+        "SELECT DISTINCT project FROM leaves",
+        "SELECT DISTINCT project FROM refusals",
+        "SELECT DISTINCT project FROM attempts WHERE status IN ('held', 'unresolved')",
+        "SELECT project FROM budgets",
+    ):
+        found |= {project for (project,) in tx.each(sql)}
+    return found
 
 
 def _moved(project: str, booked: str, name: str) -> str:

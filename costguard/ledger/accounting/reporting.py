@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from costguard.budgets import Budget, Window, day_of
 from costguard.ledger.accounting.applied import BudgetWindow, windows_in
-from costguard.ledger.accounting.naming import Names
+from costguard.ledger.accounting.naming import Names, booked, meant
 from costguard.ledger.accounting.reading import Reading
 from costguard.ledger.accounting.rolling import NO_TAGS, Leaf
 from costguard.ledger.accounting.spending import (
@@ -59,7 +59,10 @@ class Asked(NamedTuple):
 
 
 class RefusedSum(NamedTuple):
-    """Tasks that were refused, by what and why; nano-USD that were expected, and the worst case (0 where unknown)."""
+    """Tasks that were refused, by what and why; nano-USD that were expected, and the worst case (None where unknown).
+
+    The sums are of the tasks whose figure is known; `unpriced` is how many have no known worst case.
+    """
 
     project: str
     model: str
@@ -68,8 +71,9 @@ class RefusedSum(NamedTuple):
     per: str
     reason: str
     tasks: int
-    expected: int
-    upper: int
+    expected: int | None
+    upper: int | None
+    unpriced: int
 
 
 class OpenSum(NamedTuple):
@@ -101,6 +105,8 @@ class Reported(NamedTuple):
     """What was asked for, as it is called now."""
     began_us: int | None
     """When the first attempt was admitted; None in an empty ledger."""
+    has_refused: bool
+    """Whether anything was ever refused, of any project."""
     is_known: bool
     """Whether anything at all is booked on the project that was asked for, or a budget is of it alone."""
     leaves: list[Spent]
@@ -136,8 +142,8 @@ class Reporting(Reading):
         days = (first.days[0], last.days[1]) if first.days and last.days else None
         known = Known(tx, Span(asked.span.timezone, first.start_us, last.end_us, days))
         names = Names.read(tx)
-        project = None if asked.project is None else names.present(asked.project)
-        scope = EVERYTHING if project is None else self._scope(tx, known, names, project)
+        project = None if asked.project is None else meant(tx, names, asked.project)
+        scope = EVERYTHING if project is None else self._scope(tx, names, project)
 
         def read(span: Span, by: Collection[str]) -> list[Spent]:
             found = spent(tx, self.timezone, span, by, scope=scope, tags=asked.tags, known=known)
@@ -152,10 +158,11 @@ class Reporting(Reading):
         before = asked.before and grouped(read(asked.before, {"project"}), ("project",))
         same = asked.before_same and sum(row.sums[4] for row in read(asked.before_same, ()))
         (began_us,) = tx.one("SELECT min(at_us) FROM attempts") or (None,)
-        budgets = [] if asked.tags else self._budgets(tx, asked.span, at_us, names, project, known)
+        budgets = [] if asked.tags else self._budgets(tx, asked.span, at_us, names, (project, scope), known)
         return Reported(
             project=project,
             began_us=began_us,
+            has_refused=tx.one("SELECT 1 FROM refusals LIMIT 1") is not None,
             is_known=project is None or bool(leaves) or self._is_known(tx, scope, known, names, project),
             leaves=leaves,
             tagged=tagged,
@@ -179,18 +186,11 @@ class Reporting(Reading):
         return int(count) <= TAGGED_MAX
 
     @staticmethod
-    def _scope(tx: Tx, known: Known, names: Names, project: str) -> Scope:
+    def _scope(tx: Tx, names: Names, project: str) -> Scope:
         """The projects that are called `project` now, or lie below it."""
         if not names.has_moved:
             return Scope(project)
-        booked = {leaf.project for _, leaf in known.beyond.days}
-        for sql in (
-            "SELECT DISTINCT project FROM leaves",
-            "SELECT DISTINCT project FROM refusals",
-            "SELECT DISTINCT project FROM attempts WHERE status IN ('held', 'unresolved')",
-        ):
-            booked |= {name for (name,) in tx.each(sql)}
-        return Scope(names=frozenset(name for name in booked if covers(project, names.present(name))))
+        return Scope(names=frozenset(path for path in booked(tx) if covers(project, names.present(path))))
 
     @staticmethod
     def _is_known(tx: Tx, scope: Scope, known: Known, names: Names, project: str) -> bool:
@@ -205,9 +205,10 @@ class Reporting(Reading):
         )
 
     def _budgets(
-        self, tx: Tx, span: Span, at_us: int, names: Names, project: str | None, known: Known
+        self, tx: Tx, span: Span, at_us: int, names: Names, asked: tuple[str | None, Scope], known: Known
     ) -> list[BudgetWindow]:
         """Budgets of the path and below, with the windows that belong to the span."""
+        project, scope = asked
 
         def is_meant(budget: Budget) -> bool:
             name = names.present(budget.project)
@@ -223,14 +224,18 @@ class Reporting(Reading):
             return sum(row.sums[4] for row in found), held
 
         found = windows_in(tx, Window(span.start_us, span.end_us), at_us, is_meant, sums)
-        return [one._replace(name=names.present(one.budget.project)) for one in found]
+        return [
+            one._replace(name=names.present(one.budget.project), is_of_all=scope.lies_in(one.budget.project))
+            for one in found
+        ]
 
     def _refused(self, tx: Tx, span: Span, scope: Scope, names: Names) -> list[RefusedSum]:
         """Of the days of the ledger's own zone, whatever zone is asked for."""
         first, end = span.days or (day_of(self.timezone, span.start_us), day_of(self.timezone, span.end_us))
         below, projects = scope.condition("project")
         rows = tx.all(
-            "SELECT project, model, task_type, budget, per, reason, sum(tasks), sum(expected), sum(upper)"
+            "SELECT project, model, task_type, budget, per, reason, sum(tasks), nullif(sum(expected), 0),"
+            " nullif(sum(upper), 0), sum(CASE WHEN upper = 0 THEN tasks ELSE 0 END)"
             f" FROM refusals WHERE day >= ? AND day < ? AND {below}"
             " GROUP BY project, model, task_type, budget, per, reason ORDER BY 1, 2, 3, 4, 5, 6",
             (first, end, *projects),

@@ -49,6 +49,18 @@ class Booked(NamedTuple):
     direct: bool
 
 
+def retells(old: Booked, key: str, charge: Charge) -> bool:
+    """Whether a telling of a booked result has the same figures, as far as both have them.
+
+    Of two amounts of the provider's the amounts count, else the tokens.
+    """
+    told = [_Told.read(one, None, 1).figures for one in (old.key, key)]
+    if old.basis in WEAK or charge.basis in WEAK:
+        return all(a == b for a, b, _ in _pairs(told[0][2:], told[1][2:]))
+    amounts = _amounts(*told)
+    return all(abs(a - b) <= gap for a, b, gap in amounts) if amounts else old.nanos == charge.nanos
+
+
 class Same(NamedTuple):
     """A result that was seen is the known one `booked`.
 

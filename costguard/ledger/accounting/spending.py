@@ -68,6 +68,12 @@ class Scope(NamedTuple):
             return project in self.names
         return isinstance(project, str) and covers(self.project, project)
 
+    def lies_in(self, project: str) -> bool:
+        """Whether all that is looked at is booked on a project or below it."""
+        if self.names is None:
+            return covers(project, self.project)
+        return bool(self.names) and all(covers(project, name) for name in self.names)
+
     def condition(self, column: str) -> tuple[str, tuple[str, ...]]:
         """As SQL, with its parameters."""
         if self.names is None:

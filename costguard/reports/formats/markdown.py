@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 from costguard.reports.document import Chart, Document, Figures, Heading, Part, Table
 from costguard.reports.formats.texts import texts
-from costguard.rows import shown
+from costguard.rows import shown, visible
 
 FOR_PEOPLE = False
 
-_SPECIAL = re.compile(r"[\\`*_{}\[\]<>&|~$\"'\x00-\x1f\x7f\u200b]")
+_SPECIAL = re.compile(r"[\\`*_{}\[\]<>&|~$\"'\u200b]")
 _LINKED = re.compile(r"[@#]|:(?=//)|(?<=www)\.", re.IGNORECASE)
 """What people, issues and addresses are found by, in text that was read already."""
 
@@ -79,4 +79,4 @@ def _text(text: str) -> str:
 
 def _escaped(text: str) -> str:
     """Characters that mean something in Markdown or HTML as entities: these mean nothing in a cell or in code."""
-    return _SPECIAL.sub(lambda found: f"&#{ord(found[0])};" if found[0] >= " " else "&#65533;", text)
+    return _SPECIAL.sub(lambda found: f"&#{ord(found[0])};", visible(text))

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 from functools import cache
 from importlib.resources import files
 from itertools import count
+from typing import Any
 
 from costguard.reports.document import Chart, Column, Document, Figures, Heading, Part, Table
 from costguard.reports.formats.svg import draw, text
 from costguard.reports.formats.texts import texts
+from costguard.reports.periods import days_text
 from costguard.rows import shown
 
 FOR_PEOPLE = False
@@ -29,7 +32,7 @@ _LONG_ROWS = 14
 _DEEPEST = 4
 """Steps that a tree is shown with; deeper rows stand at the last one."""
 
-_LABELS = {"as_of": "As of", "timezone": "Time zone", "until": "Before"}
+_LABELS = {"as_of": "As of", "timezone": "Time zone"}
 
 
 def write(document: Document) -> str:
@@ -63,11 +66,24 @@ def _header(document: Document) -> Iterator[str]:
     yield f'<header>\n<p class="brand">costguard</p>\n<h1><bdi>{text(document.title)}</bdi></h1>'
     if document.about:
         yield '<dl class="about">'
-        for key, value in document.about.items():
+        for key, value in _about(document.about).items():
             label = _LABELS.get(key, key.replace("_", " ").capitalize())
             yield f"<div><dt>{text(label)}</dt><dd><bdi>{text(shown(value))}</bdi></dd></div>"
         yield "</dl>"
     yield "</header>"
+
+
+def _about(about: Mapping[str, Any]) -> dict[str, Any]:
+    """For people: the days from `since` to before `until` as one, tags as they are told on the command line."""
+    found: dict[str, Any] = {}
+    for key, value in about.items():
+        if key == "since" and "until" in about:
+            found["days"] = days_text(date.fromisoformat(value), date.fromisoformat(about["until"]))
+        elif key == "tags" and isinstance(value, Mapping):
+            found[key] = ", ".join(f"{name}={said}" for name, said in value.items())
+        elif key != "until" or "since" not in about:
+            found[key] = value
+    return found
 
 
 def _sections(parts: Sequence[Part]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from rich.cells import cell_len, set_cell_size
 
 from costguard.reports.document import Chart, Point
 from costguard.reports.formats.texts import lined_up
-from costguard.rows import shown
+from costguard.rows import shown, visible
 
 MOST = 12
 """Bars and gauges of a chart; its table has them all."""
@@ -206,7 +206,7 @@ def _short(amount: Decimal) -> str:
 
 def _clipped(label: str, cells: int) -> str:
     """Cut in the middle, where paths are alike least."""
-    label = " ".join(label.split())
+    label = " ".join(visible(label).split())
     if cell_len(label) <= cells:
         return label
     begin, end = set_cell_size(label, cells // 2 - 1), set_cell_size(label[::-1], cells - cells // 2)[::-1]
@@ -214,8 +214,8 @@ def _clipped(label: str, cells: int) -> str:
 
 
 def text(words: str) -> str:
-    """Escaped, without control characters, which pages must not have."""
-    return escape(_CONTROL.sub("\ufffd", words))
+    """Escaped, with control characters, which pages must not have, in writing."""
+    return escape(_LONE.sub("\ufffd", visible(words)))
 
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_LONE = re.compile(r"[\ud800-\udfff]")

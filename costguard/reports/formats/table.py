@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ from decimal import Decimal
 from costguard.reports.document import Chart, Column, Document, Figures, Heading, Part, Table
 from costguard.reports.formats.bars import WIDTHS, marks, sparkline
 from costguard.reports.layout import Cells, fitted, in_blocks, in_rows, painted
-from costguard.rows import shown
+from costguard.rows import shown, visible
 
 FOR_PEOPLE = True
 
@@ -31,23 +30,15 @@ def write(document: Document) -> str:
 def _part(part: Part) -> str:
     match part:
         case str():
-            return _visible(part)
+            return visible(part)
         case Heading():
-            return _bold(_visible(part.text))
+            return _bold(visible(part.text))
         case Figures():
             return draw(_in_lines(part))
         case Table():
             return draw(part)
         case Chart():
             return _pictured(part)
-
-
-def _visible(text: str) -> str:
-    """Control characters but line breaks in writing: a terminal would obey them."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
-
-
-_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 
 def _bold(text: str) -> str:
@@ -65,7 +56,7 @@ def _in_lines(figures: Figures) -> Table:
 
 def _pictured(chart: Chart) -> str:
     """A chart's table under its title, with a bar in each row if there is room for it in a line."""
-    lines = [_bold(_visible(chart.title))] if chart.title else []
+    lines = [_bold(visible(chart.title))] if chart.title else []
     if chart.kind == "columns" and _SPARKS < len(chart.points) <= _COLUMNS and can_show("▁█"):
         lines += filter(None, [sparkline(chart.points).rstrip()])
     bars = next(filter(None, (_with_bars(chart, width) for width in WIDTHS)), None) if can_show("█░▒") else None
@@ -146,17 +137,17 @@ def _is_bold() -> bool:
 
 def _cells(table: Table) -> Cells:
     """A table's values as text, unfolded."""
-    rows = [[_visible(shown(row[column.key])) for column in table.columns] for row in table.rows]
+    rows = [[visible(shown(row[column.key])) for column in table.columns] for row in table.rows]
     if table.total is not None:
         total = table.total
-        rows.append([_visible(shown(total[column.key])) if column.key in total else "" for column in table.columns])
+        rows.append([visible(shown(total[column.key])) if column.key in total else "" for column in table.columns])
     columns = [[row[index] for row in rows] for index in range(len(table.columns))]
     columns = [
         _aligned(texts) if column.number else texts for column, texts in zip(table.columns, columns, strict=True)
     ]
     return Cells(
         table.columns,
-        [[_visible(column.title)] for column in table.columns],
+        [[visible(column.title)] for column in table.columns],
         [[text.split("\n") for text in row] for row in zip(*columns, strict=True)],
         has_total=table.total is not None,
     )

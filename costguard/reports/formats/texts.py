@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from costguard.reports.document import Row, Table
-from costguard.rows import shown
+from costguard.rows import shown, visible
 
 
 def texts(table: Table) -> tuple[list[list[str]], list[str] | None]:
-    """The texts of each row, and of the total; "" where the total has nothing."""
+    """The texts of each row, and of the total; "" where the total has nothing. What cannot be seen is in writing."""
     rows: list[Row] = [*table.rows, *([table.total] if table.total is not None else [])]
     columns = [lined_up([row.get(column.key, "") for row in rows]) for column in table.columns]
     lines = [list(line) for line in zip(*columns, strict=True)]
@@ -20,7 +20,7 @@ def texts(table: Table) -> tuple[list[list[str]], list[str] | None]:
 def lined_up(values: Sequence[object]) -> list[str]:
     """Values as texts, all amounts with as many decimals as the one that has most."""
     places = max((_places(value) for value in values if isinstance(value, Decimal)), default=0)
-    return [_with_places(value, places) if isinstance(value, Decimal) else shown(value) for value in values]
+    return [_with_places(value, places) if isinstance(value, Decimal) else visible(shown(value)) for value in values]
 
 
 def _places(value: Decimal) -> int:

@@ -39,7 +39,7 @@ def test_what_was_refused_is_counted_by_why_and_never_held(tmp_path: Path) -> No
     assert counted(ledger) == [
         RefusedSum("acme", *flash, "acme", "month", "busy", 2, 70, 70, 0),
         RefusedSum("acme", *flash, "acme", "month", "no room", 3, 240, 303, 0),
-        RefusedSum("acme", *flash, "acme", "month", "unpriced", 2, 7, 7, 0),
+        RefusedSum("acme", *flash, "acme", "month", "unpriced", 2, 7, 7, 1),
         RefusedSum("shut/x", *flash, "shut", "month", "blocked", 1, 1, 1, 0),
     ]
     assert [one.project for one in counted(ledger, "shut")] == ["shut/x"]

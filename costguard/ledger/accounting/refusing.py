@@ -28,20 +28,22 @@ def count_refused(
 ) -> None:
     """Add the tasks of one refused POST to the counts of their day, in the ledger's zone.
 
-    Each task counts by itself: what it was expected to cost and its worst case, nano-USD, 0 where that is unknown.
+    Each task counts by itself: what it was expected to cost and its worst case, nano-USD, 0 where that is unknown;
+    and how many have no known worst case.
     """
     day, reason, budget = day_of(timezone, at_us), reason_of(refused), refused.budget
-    sums: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
+    sums: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0, 0])
     for task in tasks:
         known = sums[task.model, task.task_type]
         known[0] += 1
         known[1] += task.expected or 0
         known[2] += task.upper or 0
+        known[3] += task.upper is None
     tx.many(
-        "INSERT INTO refusals (day, project, model, task_type, budget, per, reason, tasks, expected, upper)"
-        " VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT (day, project, model, task_type, budget, per, reason) DO UPDATE SET"
+        "INSERT INTO refusals (day, project, model, task_type, budget, per, reason, tasks, expected, upper,"
+        " unpriced) VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (day, project, model, task_type, budget, per, reason) DO UPDATE SET"
         " tasks = refusals.tasks + excluded.tasks, expected = refusals.expected + excluded.expected,"
-        " upper = refusals.upper + excluded.upper",
+        " upper = refusals.upper + excluded.upper, unpriced = refusals.unpriced + excluded.unpriced",
         [
             (day, project, model, task_type, budget.project, budget.per, reason, *counts)
             for (model, task_type), counts in sums.items()

@@ -235,7 +235,7 @@ class Reporting(Reading):
         below, projects = scope.condition("project")
         rows = tx.all(
             "SELECT project, model, task_type, budget, per, reason, sum(tasks), nullif(sum(expected), 0),"
-            " nullif(sum(upper), 0), sum(CASE WHEN upper = 0 THEN tasks ELSE 0 END)"
+            " nullif(sum(upper), 0), sum(unpriced)"
             f" FROM refusals WHERE day >= ? AND day < ? AND {below}"
             " GROUP BY project, model, task_type, budget, per, reason ORDER BY 1, 2, 3, 4, 5, 6",
             (first, end, *projects),

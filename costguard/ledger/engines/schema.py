@@ -218,6 +218,7 @@ CREATE TABLE estimates (
 CREATE TABLE refusals (
   day TEXT NOT NULL, project TEXT NOT NULL, model TEXT NOT NULL, task_type TEXT NOT NULL, budget TEXT NOT NULL,
   per TEXT NOT NULL, reason TEXT NOT NULL, tasks INTEGER NOT NULL, expected INTEGER NOT NULL, upper INTEGER NOT NULL,
+  unpriced INTEGER NOT NULL,
   PRIMARY KEY (day, project, model, task_type, budget, per, reason)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE moves (

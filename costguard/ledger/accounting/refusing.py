@@ -40,8 +40,9 @@ def count_refused(
         known[2] += task.upper or 0
         known[3] += task.upper is None
     tx.many(
-        "INSERT INTO refusals (day, project, model, task_type, budget, per, reason, tasks, expected, upper,"
-        " unpriced) VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (day, project, model, task_type, budget, per, reason) DO UPDATE SET"
+        "INSERT INTO refusals (day, project, model, task_type, budget, per, reason, tasks, expected, upper, unpriced)"
+        " VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (day, project, model, task_type, budget, per, reason)"
+        " DO UPDATE SET"
         " tasks = refusals.tasks + excluded.tasks, expected = refusals.expected + excluded.expected,"
         " upper = refusals.upper + excluded.upper, unpriced = refusals.unpriced + excluded.unpriced",
         [

@@ -11,10 +11,10 @@ from decimal import Decimal
 from itertools import islice
 from typing import Any, Protocol
 
-from costguard.errors import ConfigurationError
 from costguard.reports.document import Row
 from costguard.reports.focus import COLUMNS, VERSION
 from costguard.reports.formats.csv_format import cell
+from costguard.reports.formats.parquet import arrow
 
 CSV_ROWS, PARQUET_ROWS = 500, 20_000
 """Rows that are kept before they are written; of Parquet this is a group of rows."""
@@ -49,13 +49,7 @@ def write_parquet(rows: Iterable[Row], file: Sink) -> int:
 
     ConfigurationError without pyarrow.
     """
-    try:
-        import pyarrow as pa
-        from pyarrow import parquet
-    except ImportError as error:
-        raise ConfigurationError(
-            f"--format parquet needs pyarrow ({error}); install it: pip install 'runware-costguard[parquet]'"
-        ) from error
+    pa, parquet = arrow()
     types = {
         "text": pa.string(),
         "amount": pa.decimal128(38, _PLACES),

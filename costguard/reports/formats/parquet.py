@@ -16,13 +16,8 @@ _PLACES = 9
 """Decimals of an amount: a nano-dollar."""
 
 
-def pack(document: Document) -> bytes:
-    """One column for each key, `about` first: decimal128(38, 9) for amounts, int64, double, bool, UTC timestamps in
-    microseconds, else text, nested values as JSON.
-
-    A column of which nothing is known has the type null, which fits any other when files are put together.
-    ConfigurationError without pyarrow.
-    """
+def arrow() -> tuple[Any, Any]:
+    """The modules `pyarrow` and `pyarrow.parquet`; ConfigurationError names the extra where they are not installed."""
     try:
         import pyarrow as pa
         from pyarrow import parquet
@@ -30,6 +25,17 @@ def pack(document: Document) -> bytes:
         raise ConfigurationError(
             f"--format parquet needs pyarrow ({error}); install it: pip install 'runware-costguard[parquet]'"
         ) from error
+    return pa, parquet
+
+
+def pack(document: Document) -> bytes:
+    """One column for each key, `about` first: decimal128(38, 9) for amounts, int64, double, bool, UTC timestamps in
+    microseconds, else text, nested values as JSON.
+
+    A column of which nothing is known has the type null, which fits any other when files are put together.
+    ConfigurationError without pyarrow.
+    """
+    pa, parquet = arrow()
     rows = document.stackable_rows
     columns = {key: _column(pa, [row[key] for row in rows]) for key in document.stackable_keys}
     schema = pa.schema(

@@ -129,7 +129,7 @@ def test_measured_media_are_billed_as_expected(guard: Guard, standin: StandIn, r
         "ratio": "1.000", "over": 0, "unit": "tokens",
     }  # fmt: skip
     assert [found[what]["ratio"] for what in ("IMAGE", "AUDIO", "DOCUMENT")] == ["1.000"] * 3
-    assert found["cost"]["billed"] == f"{standin.billed():f}"
+    assert Decimal(found["cost"]["billed"]) == standin.billed()
     assert found["cost"]["unit"] == "USD"
     assert list(found) == ["TEXT", "IMAGE", "AUDIO", "VIDEO", "DOCUMENT", "completion", "cost"]
 

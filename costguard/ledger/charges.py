@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, NoReturn
+
+
+def _no_fraction(literal: str) -> NoReturn:
+    raise ValueError(f"{literal[:40]} is no whole number")
+
 
 _write = json.JSONEncoder(separators=(",", ":")).encode
+_read = json.JSONDecoder(parse_float=_no_fraction, parse_constant=_no_fraction).decode
 
 Basis = Literal["breakdown", "cost", "computed", "assumed", "correction"]
 """Where a charge's figure came from, strongest first; "correction" is an operator's word."""
@@ -54,7 +60,7 @@ def write_lines(lines: Iterable[Line]) -> str:
 
 def read_lines(told: str | None) -> list[Line]:
     """The lines of a charge's row; ValueError for what is none."""
-    fields = json.loads(told) if told else []
+    fields = _read(told) if told else []
     try:
         lines = [Line(*fields[at : at + 4]) for at in range(0, len(fields), 4)]
         sum([line.nanos + (line.quantity or 0) for line in lines])

@@ -9,9 +9,6 @@ from decimal import MAX_PREC, Context, Decimal
 from costguard import money
 from costguard.reports.document import Table
 
-ROUNDING = ("cents",)
-"""What amounts can be rounded to."""
-
 _CENT = 10_000_000
 _WIDE = Context(prec=MAX_PREC)
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from costguard.ledger.accounting.book import Ledger
     from costguard.ledger.accounting.reporting import Reported
 
-PER = ("day", "week", "month")
-
 _DAYS_SHOWN, _WEEKS_SHOWN = 62, 371
 """Periods up to so many days are shown by day, then by week, longer ones by month."""
 

@@ -11,8 +11,6 @@ from costguard.reports.sections import count
 PROVIDER_BASES = ("breakdown", "cost")
 """Bases whose figure the provider stated; charges on any other basis are ours, and a report says so."""
 
-_ODD = (("rounding", "the provider's own rounding"), ("unexplained", "nothing the provider itemized"))
-
 
 def absent(found: Statement) -> list[str]:
     """What is not there that was asked for."""

@@ -127,6 +127,15 @@ def test_the_providers_figure_of_a_call_that_was_sent_is_never_replaced(ledger: 
     assert "this says 4.50 USD" in why
 
 
+def test_a_providers_cost_is_not_replaced_by_a_breakdown_that_somebody_recorded(ledger: Ledger) -> None:
+    admitted = ledger.admit("acme/search", NOW_US, [an_attempt(100, task_uuid="a")])
+    assert isinstance(admitted, Admitted)
+    ledger.conclude(NOW_US, [Settle(admitted.attempt_ids[0], told(7_000, prompt=10))])
+    assert add(ledger, recorded("a", told(7_000, 7_000, 10, 20))) == Booking(known=1)
+    assert [row.keys for row in ledger.usage(("basis",), "2026-01-01", "2027-01-01")] == [("cost",)]
+    assert conflicts(ledger, recorded("a", told(9_000_000, 9_000_000, 10, 20)))
+
+
 def test_what_was_assumed_of_a_call_that_was_sent_gives_way_only_on_its_own_project(ledger: Ledger) -> None:
     admitted = ledger.admit("acme/search", NOW_US, [an_attempt(100, task_uuid="a")])
     assert isinstance(admitted, Admitted)

@@ -260,7 +260,7 @@ def test_nothing_that_is_asked_of_one_task_or_of_some_rows_reads_all_of_them(
         assert not scans or sql in whole, (sql, plan)
 
 
-@pytest.mark.parametrize("lines", ["{", "[1,2]", "5", '["prompt","TEXT",1,null]'])
+@pytest.mark.parametrize("lines", ["{", "[1,2]", "5", '["prompt","TEXT",1,null]', '["prompt","TEXT",1,1.5]'])
 def test_a_row_that_cannot_be_read_keeps_roll_ups_back_and_no_charge(ledger: Ledger, lines: str) -> None:
     work(ledger, 3)
     damaged = f"UPDATE entries SET lines = '{lines}' WHERE seq = (SELECT max(seq) FROM entries WHERE kind = 'charge')"

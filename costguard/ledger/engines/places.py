@@ -69,7 +69,6 @@ class Note(NamedTuple):
 
 _MARK = b"costguard 2 "
 _NOTE = struct.Struct(">QQqQ??IH8s8s")
-_NOTE_BYTES = len(_MARK) + _NOTE.size + 5
 
 
 def decode(note: bytes) -> Note | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import os
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -22,22 +21,19 @@ from costguard.estimating.estimate import Estimate
 from costguard.estimating.media import parse_media_max
 from costguard.exchange import reconcile as asking
 from costguard.exchange import reopening
-from costguard.exchange.absence import Absence
 from costguard.exchange.alerting import Alerts
 from costguard.exchange.effects import Call, Claim
 from costguard.exchange.endpoints import Endpoints
 from costguard.exchange.entry import Entry
-from costguard.exchange.gate import ENFORCE, MODES, OBSERVE, OFF, Gate
-from costguard.exchange.limits import Limits
-from costguard.exchange.offload import Worker, in_one_wait
+from costguard.exchange.gate import ENFORCE, OFF, Gate, parse_mode
+from costguard.exchange.offload import Worker, in_this_wait
+from costguard.exchange.opening import ADVICE, Opening, open_ledger, parse_on_ledger_error
 from costguard.exchange.reconcile import Age, Progress, Reconciliation, parse_age
+from costguard.exchange.replaying import Desk as Telling
 from costguard.exchange.scopes import Block, Scopes
-from costguard.exchange.settlement import Settlement
-from costguard.ledger.absent import NoLedger
+from costguard.exchange.settlement import Keep, Settlement
 from costguard.ledger.accounting.book import Ledger, wall_clock_us
-from costguard.ledger.accounting.rolling import ROLL_MAX
-from costguard.ledger.engines import open_engine, open_reader
-from costguard.ledger.place import place
+from costguard.ledger.place import portable
 from costguard.ledger.records import Alert, Verification
 from costguard.prices.book import PriceBook
 from costguard.projects import DEFAULT_PROJECT, parse_project
@@ -46,15 +42,12 @@ from costguard.wire import NATIVE
 C = TypeVar("C")
 T = TypeVar("T")
 
-MODE_VARIABLE = "COSTGUARD"
-"""Environment variable that overrides every Guard's mode, for roll-outs and emergencies."""
-
 _AFTER_CLOSE = "make a new one, Guard(path), and wrap the client with it"
 
 log = logging.getLogger("costguard")
 
 
-class Guard(Limits):
+class Guard(Opening):
     """Guards LLM clients: estimates, holds the worst case, sends, settles at what was billed.
 
     `path`: the ledger file (None: `COSTGUARD_DB`, else the platform's data folder). `project`: the path
@@ -64,13 +57,14 @@ class Guard(Limits):
     on whichever thread settled. `timezone`: the ledger's reporting zone, fixed at creation. `media_max`: longest media
     you send, `{"video_s": …, "audio_s": …, "pdf_pages": …}`. `endpoints`: further hosts, or URLs of native
     endpoints, that speak Runware's wire. `clock`: a function that gives an aware datetime, for tests.
+    `on_ledger_error`: "block" refuses calls while the ledger cannot be used; "allow" lets them go on, and keeps what
+    the ledger is to be told of them in a file until it is back. `ledger_wait`: how long a call waits for it, as
+    `"2s"`, seconds or a timedelta.
 
     Raises ConfigurationError, PriceFileError or LedgerError for what cannot be used; in mode "observe" a ledger
     that cannot be opened is said in the log, all calls are sent, and it is tried again once a minute. Pickled, it is
     opened anew in the other process.
     """
-
-    _read_only = False
 
     def __init__(
         self,
@@ -85,15 +79,20 @@ class Guard(Limits):
         media_max: Mapping[str, object] | None = None,
         endpoints: Iterable[str] = (),
         clock: Callable[[], datetime] | None = None,
+        on_ledger_error: str = "block",
+        ledger_wait: Age = "10s",
     ) -> None:
         self._settings: dict[str, Any] = {
             "path": path, "project": project, "mode": mode, "durability": durability, "on_alert": on_alert,
-            "timezone": timezone, "media_max": media_max, "clock": clock,
+            "timezone": timezone, "media_max": media_max, "clock": clock, "on_ledger_error": on_ledger_error,
+            "ledger_wait": ledger_wait,
         }  # fmt: skip
         self._key = uuid.uuid4().hex
         self.is_closed = False
         self.project = parse_project(project)
-        self.mode = _parse_mode(mode)
+        self.mode = parse_mode(mode)
+        self._allows = parse_on_ledger_error(on_ledger_error) and not self._read_only
+        self._wait_s = parse_age(ledger_wait, "ledger_wait") / 1_000_000
         self.prices = prices if isinstance(prices, PriceBook) else PriceBook.load(prices)
         self._clock = clock
         self._alerts = Alerts(on_alert)
@@ -101,9 +100,8 @@ class Guard(Limits):
         self._endpoints = endpoints if isinstance(endpoints, str) else tuple(endpoints)
         self._known = Endpoints(self._endpoints)
         self._scopes = Scopes()
-        self._worker = Worker()
+        self._worker = Worker(self._wait_s)
         self._swap = threading.RLock()
-        self._absence: Absence | None = None
         self._open = functools.partial(
             open_ledger,
             path,
@@ -111,32 +109,17 @@ class Guard(Limits):
             timezone=timezone,
             now_us=self.now_us,
             read_only=self._read_only,
+            on_alerts=self._alerts.fire,
         )
         if self.mode == OFF:
             return  # the emergency switch must not need a ledger in good health
         try:
-            _ = self.ledger
-        except (LedgerError, ConfigurationError) as error:
-            if self.mode != OBSERVE or self._read_only:
-                raise
-            log.error("nothing is recorded, all calls are sent (mode observe): %s", error)
-            self.ledger = cast(Ledger, NoLedger(str(error)))
-            self._absence = Absence(self._open, self._found)
-        try:
+            self._begin()
             _ = self.gate, self.settlement
         except BaseException:
-            self.ledger.close()
+            if "ledger" in self.__dict__:
+                self._books.close()
             raise
-
-    @functools.cached_property
-    def ledger(self) -> Ledger:
-        """The ledger; in mode "off" it is opened when it is first asked for."""
-        return self._open()
-
-    @functools.cached_property
-    def gate(self) -> Gate:
-        """What decides before a request is sent."""
-        return self._gate_to(self.ledger)
 
     def _gate_to(self, ledger: Ledger) -> Gate:
         return Gate(
@@ -148,21 +131,30 @@ class Guard(Limits):
             scopes=self._scopes,
             now_us=self.now_us,
             fire=self._alerts.fire,
+            advice="" if self._allows else ADVICE,
         )
 
-    @functools.cached_property
-    def settlement(self) -> Settlement:
-        """What books every outcome."""
-        return self._settlement_of(self.ledger)
+    def _telling(self) -> Telling:
+        return Telling(
+            self.now_us, self._alerts.fire, lambda ledger, heard: self._settlement_of(ledger).book(heard), self.work
+        )
 
-    def _settlement_of(self, ledger: Ledger) -> Settlement:
-        return Settlement(ledger, self.prices, now_us=self.now_us, fire=self._alerts.fire, reopen=self._open)
+    def _settlement_of(self, ledger: Ledger, *, keep: Keep | None = None) -> Settlement:
+        return Settlement(
+            ledger,
+            self.prices,
+            now_us=self.now_us,
+            fire=self._alerts.fire,
+            reopen=self._open,
+            work=self.work,
+            keep=keep,
+        )
 
     def __reduce__(self) -> reopening.Reduced:
         # Whatever its folder and environment, the other process means the same ledger.
         now: dict[str, object] = {"prices": self.prices, "endpoints": self._endpoints}
         with contextlib.suppress(LedgerError, ConfigurationError):  # there is none: said when it was opened
-            now["path"] = place(self._settings["path"])
+            now["path"] = portable(self._settings["path"])
         return reopening.packed(self, self._key, type(self), {**self._settings, **now})
 
     def __enter__(self) -> Guard:
@@ -177,7 +169,7 @@ class Guard(Limits):
 
         Further calls of theirs are refused; those on their way still have their endings written.
         """
-        in_one_wait(self._close)
+        self.work(self._close)
 
     def _close(self) -> None:
         self._worker.close()
@@ -189,7 +181,7 @@ class Guard(Limits):
             self.settlement.drain()
         except LedgerError as error:
             log.error("some endings could not be written before the ledger was closed: %s", error)
-        self.ledger.close()
+        self._books.close()
 
     # -- clients --------------------------------------------------------------------------------
 
@@ -232,29 +224,16 @@ class Guard(Limits):
         if self.is_closed:
             raise ConfigurationError(f"this Guard is closed: {_AFTER_CLOSE}")
 
-    def _asked(self, ask: Callable[[Ledger], T]) -> T:
-        """What `ask` has of the ledger; where that fails and nothing may stop the program, what none has."""
-        try:
-            return ask(self.ledger)
-        except LedgerError as error:
-            return ask(self._without(error))
-
-    def _without(self, error: LedgerError) -> Ledger:
-        """No ledger, which the log says; `error` itself in mode `enforce`, after `close` and for reports."""
-        if self.mode == ENFORCE or self._read_only or self.is_closed:
-            raise error
-        log.error("the ledger cannot be used (mode %s): %s", self.mode, error)
-        return cast(Ledger, NoLedger(str(error), self.mode))
-
     # -- the other roads ------------------------------------------------------------------------
 
     def observe(self, payload: object) -> int:
         """Book a result from anywhere: a webhook's body, a log line, a queue; returns the changes made.
 
         `payload`: JSON as text, bytes, dict or list: an item, a list of items or a whole response. The same
-        one twice changes nothing; a task this ledger does not know is left alone.
+        one twice changes nothing; a task this ledger does not know is left alone. 0 as well for what is kept until the
+        ledger is back (`on_ledger_error="allow"`).
         """
-        return self.settlement.observe(payload)
+        return cast(int, in_this_wait(lambda: self.settlement.observe(payload), self._wait_s))
 
     def reconcile(
         self, client: Any, *, min_age: Age = "60s", unknown_age: Age = "24h", progress: Progress | None = None
@@ -291,7 +270,7 @@ class Guard(Limits):
         """Tokens by modality and USD, expected and worst case, of one task as it would be sent."""
         wanted, read, now_us = None if media_max is None else {"media_max": media_max}, NATIVE.task(task), self.now_us()
         try:
-            return self.gate.estimate(read, now_us, self.gate.options(wanted))
+            return cast(Estimate, self.work(lambda: self.gate.estimate(read, now_us, self.gate.options(wanted))))
         except LedgerError as error:
             gate = self._gate_to(self._without(error))
             return gate.estimate(read, now_us, gate.options(wanted))
@@ -329,16 +308,6 @@ class Guard(Limits):
             self._absence.look()
         return self.project if self.mode == OFF else self.gate.options(options).project
 
-    def _found(self, ledger: Ledger) -> None:
-        """The ledger that could not be opened is there."""
-        with self._swap:
-            if self.is_closed:
-                ledger.close()
-                return
-            self.ledger, self.gate, self.settlement = ledger, self._gate_to(ledger), self._settlement_of(ledger)
-            self._absence = None
-        log.warning("the ledger can be opened again: calls are recorded from here on (mode observe)")
-
     async def offload(self, run: Callable[[], Any]) -> Any:
         """Run `run` on the ledger's thread: see `Worker`."""
         return await self._worker(run)
@@ -356,31 +325,3 @@ class ReadingGuard(Guard):
     """A Guard for reports: it needs no right to write, and waits for no writer."""
 
     _read_only = True
-
-
-def open_ledger(
-    path: str | Path | None = None,
-    *,
-    durability: str = "full",
-    timezone: str | None = None,
-    now_us: Callable[[], int] | None = None,
-    read_only: bool = False,
-) -> Ledger:
-    """Open or create the ledger at `path`: see `place`. `read_only`: create and write nothing, wait for no writer."""
-    engine = open_reader(place(path)) if read_only else open_engine(place(path), durability=durability)
-    try:
-        ledger = Ledger(engine, timezone=timezone, now_us=now_us or wall_clock_us)
-        if not read_only:
-            ledger.roll_up(ROLL_MAX)  # a ledger that was just brought up to date has none
-        return ledger
-    except BaseException:
-        engine.close()
-        raise
-
-
-def _parse_mode(mode: str) -> str:
-    named = os.environ.get(MODE_VARIABLE, "").strip().lower()
-    what, found = (MODE_VARIABLE, named) if named else ("mode", mode)
-    if found not in MODES:
-        raise ConfigurationError(f"{what}: {found!r} is not one of {', '.join(MODES)}")
-    return found

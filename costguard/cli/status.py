@@ -12,9 +12,11 @@ import click
 from costguard.cli.app import AMOUNT, EXIT_OVER_BUDGET, PROJECT, Session, pass_session
 from costguard.cli.hints import hint_at_project
 from costguard.cli.output import format_option, show
+from costguard.errors import LedgerError
 
 if TYPE_CHECKING:
     from costguard.budgets import Budget
+    from costguard.ledger.spooled import Degraded
     from costguard.ledger.standing import BudgetStatus
     from costguard.reports.document import Document
 
@@ -26,20 +28,36 @@ if TYPE_CHECKING:
 def status(session: Session, project: str | None, output: str) -> None:
     """Show every budget with its current window, and the defaults that children have who have none.
 
-    With PROJECT, the budgets that cover it and those below it.
+    With PROJECT, the budgets that cover it and those below it. Says so if programs on this host went on without the
+    ledger, and what it is yet to be told.
     """
     from costguard.projects import ROOT, covers, is_default, parent_of
 
-    with session.guard() as guard:
-        found = guard.status(project)
-        defaults = [
-            one
-            for one in guard.budgets()
-            if is_default(one.project) and covers(project or ROOT, parent_of(one.project))
-        ]
-        hint_at_project(guard, project)
+    missed = _missed(session)
+    try:
+        with session.guard() as guard:
+            found = guard.status(project)
+            defaults = [
+                one
+                for one in guard.budgets()
+                if is_default(one.project) and covers(project or ROOT, parent_of(one.project))
+            ]
+            hint_at_project(guard, project)
+    except LedgerError:
+        if missed is not None:
+            show(document(None, (), "Budgets: unknown, for the ledger cannot be read.", missed), output)
+        raise
     nothing = "No budgets." if project is None else f"No budget covers {project}, and there is none below it."
-    show(document(found, defaults, nothing), output)
+    show(document(found, defaults, nothing, missed), output)
+
+
+def _missed(session: Session) -> Degraded | None:
+    """What the ledger is yet to be told by programs on this host."""
+    from costguard.ledger.engines import name_of
+    from costguard.ledger.spool import kept_lines, spool_folder
+    from costguard.ledger.spooled import degraded
+
+    return degraded(line.text for line in kept_lines(spool_folder(name_of(session.place()), make=False)))
 
 
 @click.command(short_help="Ask whether an amount fits the budgets of a project.")
@@ -81,11 +99,19 @@ def check(ctx: click.Context, project: str, amount: Decimal, output: str) -> Non
         ctx.exit(EXIT_OVER_BUDGET)
 
 
-def document(found: Sequence[BudgetStatus], defaults: Sequence[Budget] = (), nothing: str = "No budgets.") -> Document:
-    """Budgets with their current windows, amounts in USD, then defaults; people read `nothing` where there are none."""
-    from costguard.reports.document import Column, Document, Table
+def document(
+    found: Sequence[BudgetStatus] | None,
+    defaults: Sequence[Budget] = (),
+    nothing: str = "No budgets.",
+    missed: Degraded | None = None,
+) -> Document:
+    """Budgets with their current windows, amounts in USD, then defaults; people read `nothing` where there are none.
 
-    rows = [_row(each) for each in found]
+    `found` is None where they are unknown. `missed`: what the ledger is yet to be told.
+    """
+    from costguard.reports.document import Column, Document, Table, usd
+
+    rows = [_row(each) for each in found or ()]
     columns = (
         Column("project", "Project"),
         Column("per", "Per"),
@@ -104,7 +130,14 @@ def document(found: Sequence[BudgetStatus], defaults: Sequence[Budget] = (), not
     parts: list[str | Table] = [Table(columns, rows)] if rows else [] if stated else [nothing]
     if stated:
         parts += ["By default, for each child that has no budget of its own:", Table(named, stated)]
-    return Document({"budgets": rows, "defaults": stated}, _KEYS, rows, parts)
+    if missed is not None:
+        upper = "an unknown amount" if missed.upper is None else f"up to {usd(missed.upper)} USD"
+        parts.append(
+            f"Degraded since {missed.since:%Y-%m-%d %H:%M} UTC: programs on this host went on without the ledger. It is"
+            f" yet to be told {missed.records} records; the calls it does not know of may cost {upper}."
+        )
+    known = {"budgets": None, "defaults": None} if found is None else {"budgets": rows, "defaults": stated}
+    return Document({**known, "degraded": missed and missed._asdict()}, _KEYS, rows, parts)
 
 
 def _row(found: BudgetStatus) -> dict[str, Any]:

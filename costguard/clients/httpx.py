@@ -158,7 +158,7 @@ class GuardedTransport:
         if call is None:
             return self.inner.handle_request(request)
         port = _SyncPort(self.inner, request, self.guard, call.claim)
-        drive(exchange(self.guard, call), port)
+        drive(exchange(self.guard, call), port, self.guard.work)
         return port.response
 
 

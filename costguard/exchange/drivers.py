@@ -20,16 +20,15 @@ from costguard.exchange.effects import (
     SyncPort,
     Work,
 )
-from costguard.exchange.offload import in_one_wait
 
 
-def drive(flow: Flow, port: SyncPort) -> None:
-    """Run `flow` to its end on the calling thread."""
+def drive(flow: Flow, port: SyncPort, work: Callable[[Callable[[], Any]], Any]) -> None:
+    """Run `flow` to its end on the calling thread; `work` runs a function here, and the steps that it may return."""
     try:
         effect = next(flow)
         while True:
             try:
-                value = _perform(effect, port)
+                value = _perform(effect, port, work)
             except BaseException as error:  # noqa: BLE001  it is the flow that decides
                 effect = flow.throw(error)
             else:
@@ -38,10 +37,10 @@ def drive(flow: Flow, port: SyncPort) -> None:
         return
 
 
-def _perform(effect: Effect, port: SyncPort) -> Any:
+def _perform(effect: Effect, port: SyncPort, work: Callable[[Callable[[], Any]], Any]) -> Any:
     match effect:
         case Work():
-            return in_one_wait(effect.run)
+            return work(effect.run)
         case Send():
             return port.send(effect)
         case ReadRequest():

@@ -49,7 +49,7 @@ class Options(NamedTuple):
 class Terms:
     """What all entries share: the ledger they are admitted to, and what is remembered from one to the next.
 
-    `enforce` is False in mode `observe`, where nothing is refused.
+    `enforce` is False in mode `observe`, where nothing is refused. `advice`: what to do if the ledger refuses work.
     """
 
     def __init__(
@@ -60,7 +60,9 @@ class Terms:
         enforce: bool,
         now_us: Callable[[], int],
         fire: Callable[[Iterable[Alert]], None],
+        advice: str = "",
     ) -> None:
+        self.advice = advice
         self.ledger = ledger
         self.appraiser = appraiser
         self.enforce = enforce
@@ -98,6 +100,8 @@ class Entry:
             return (yield from self._attempt(self._terms))
         except (LedgerError, ConfigurationError, InvalidRequest) as error:
             if self._terms.enforce:
+                if isinstance(error, LedgerError) and self._terms.advice:
+                    raise LedgerError(f"{error}; {self._terms.advice}") from error
                 raise
             log.error("not recorded, sent all the same (mode observe): %s", error)
             return None

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, Protocol
 
-from costguard.errors import InvalidRequest
+from costguard.errors import InvalidRequest, LedgerError
 from costguard.exchange.admission import Admission
 from costguard.exchange.effects import (
     Call,
@@ -28,7 +28,7 @@ from costguard.exchange.effects import (
     Work,
 )
 from costguard.exchange.receipt import Receipt, TaskReceipt
-from costguard.ledger.engine import Steps, run
+from costguard.ledger.engine import Steps
 from costguard.wire.dialect import Dialect
 
 log = logging.getLogger("costguard")
@@ -84,6 +84,9 @@ class Desk(Protocol):
     def unrecorded(self, options: object) -> str | None:
         """The project of tasks that are sent without a record, None if there are none such; see `Call.options`."""
 
+    def work(self, run: Callable[[], Any]) -> Any:
+        """Run `run` here and now, and the steps that it may return; the ledger is waited for as long as a call may."""
+
     def later(self, run: Callable[[], object]) -> None:
         """Run `run` behind whatever work of this guard is under way on its thread."""
 
@@ -114,7 +117,7 @@ def exchange(desk: Desk, call: Call) -> Flow:
             return
         raw: bytes = yield ReadResponse()
     except GeneratorExit:
-        run(books.lose(admission, "the caller went away"))
+        desk.work(lambda: books.lose(admission, "the caller went away"))
         raise
     except BaseException as error:
         reason = type(error).__name__
@@ -177,7 +180,10 @@ def _admitted(desk: Desk, call: Call, body: bytes) -> Generator[Effect, Any, Adm
                     log.info("could not ask for unresolved tasks: %s", type(error).__name__)
                 else:
                     learn = desk.settlement.learn
-                    yield Work(functools.partial(learn, answer.dialect, answer.asked, status, reply, None))
+                    try:
+                        yield Work(functools.partial(learn, answer.dialect, answer.asked, status, reply, None))
+                    except LedgerError as error:  # the next knock says what that means
+                        log.error("what became of unresolved tasks could not be written: %s", error)
             case Pause():
                 yield answer
             case _:

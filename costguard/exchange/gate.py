@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping
 
 from costguard.errors import ConfigurationError, InvalidRequest
@@ -25,9 +26,21 @@ OBSERVE = "observe"
 OFF = "off"
 MODES = (ENFORCE, OBSERVE, OFF)
 
+MODE_VARIABLE = "COSTGUARD"
+"""Environment variable that overrides every Guard's mode, for roll-outs and emergencies."""
+
 _OPTIONS = frozenset(("project", "tags", "media_max"))
 
 log = logging.getLogger("costguard")
+
+
+def parse_mode(mode: str) -> str:
+    """The mode that the environment names, else `mode`; ConfigurationError for one that there is not."""
+    named = os.environ.get(MODE_VARIABLE, "").strip().lower()
+    what, found = (MODE_VARIABLE, named) if named else ("mode", mode)
+    if found not in MODES:
+        raise ConfigurationError(f"{what}: {found!r} is not one of {', '.join(MODES)}")
+    return found
 
 
 class Gate:
@@ -44,6 +57,7 @@ class Gate:
         scopes: Scopes,
         now_us: Callable[[], int],
         fire: Callable[[Iterable[Alert]], None],
+        advice: str = "",
     ) -> None:
         self._ledger = ledger
         self._project = project
@@ -51,7 +65,7 @@ class Gate:
         self._scopes = scopes
         self._told: dict[str, object] = {}
         self._appraiser = Appraiser(ledger, prices)
-        self._terms = Terms(ledger, self._appraiser, enforce=mode == ENFORCE, now_us=now_us, fire=fire)
+        self._terms = Terms(ledger, self._appraiser, enforce=mode == ENFORCE, now_us=now_us, fire=fire, advice=advice)
 
     def options(self, value: object = None) -> Options:
         """Extension over innermost scope over Guard; ConfigurationError for what cannot be read."""

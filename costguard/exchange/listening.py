@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from costguard.exchange.admission import Admission
-from costguard.ledger.engine import Steps, run
+from costguard.ledger.engine import Steps
 from costguard.wire.dialect import Judgement
 
 
 class StreamListener:
     """Hears the stream that answers `admission`. Feeding never blocks and never raises.
 
-    `book` is given the judgement when the stream ends.
+    `book` is given the judgement when the stream ends; `work` runs that where nothing else does.
     """
 
-    def __init__(self, admission: Admission, book: Callable[[Admission, Judgement], Steps[None]]) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        book: Callable[[Admission, Judgement], Steps[None]],
+        work: Callable[[Callable[[], Any]], Any],
+    ) -> None:
+        self._work = work
         self._admission = admission
         self._book = book
         self._listener = admission.dialect.listen(admission.tasks)
@@ -33,7 +40,7 @@ class StreamListener:
 
     def end(self, error: str | None) -> None:
         """The stream is over; a second call changes nothing."""
-        run(self.ending(error))
+        self._work(lambda: self.ending(error))
 
     def ending(self, error: str | None) -> Steps[None]:
         """The steps of `end`."""

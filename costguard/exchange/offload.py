@@ -38,10 +38,12 @@ GROUP_MAX = 64
 class Worker:
     """Runs functions on a thread of its own, in order; started when first needed, and after a fork.
 
-    Those that come to `Steps` are put aside before each write, and what was put aside is written together.
+    Those that come to `Steps` are put aside before each write, and what was put aside is written together. Each waits
+    for the ledger for `wait_s` at most.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wait_s: float | None = None) -> None:
+        self._wait_s = patience.WAIT_S if wait_s is None else wait_s
         # Reentrant: the end of a stream that was dropped comes from garbage collection, at any moment.
         self._start_lock = threading.RLock()
         self._pid = 0
@@ -62,9 +64,9 @@ class Worker:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            return await _run_elsewhere(run)
+            return await _run_elsewhere(run, self._wait_s)
         future: asyncio.Future[Any] = loop.create_future()
-        job = _Job(run, *_with_wait(), loop, future)
+        job = _Job(run, *_with_wait(self._wait_s), loop, future)
         self._put(job, loop)
         cancellation: asyncio.CancelledError | None = None
         while not future.done():
@@ -89,7 +91,7 @@ class Worker:
 
     def later(self, run: Callable[[], Any]) -> None:
         """Run `run` some time soon, behind all that has begun; its exceptions are its own business."""
-        self._put(_Job(run, contextvars.Context(), Patience(patience.WAIT_S), None, None), None)
+        self._put(_Job(run, contextvars.Context(), Patience(self._wait_s), None, None), None)
 
     def _put(self, job: _Job, loop: asyncio.AbstractEventLoop | None) -> None:
         if self._pid != os.getpid():
@@ -186,11 +188,11 @@ class _Job:
             self.error = error
 
 
-def in_one_wait(run: Callable[[], Any]) -> Any:
+def in_one_wait(run: Callable[[], Any], wait_s: float | None = None) -> Any:
     """Run `run` here and now, and the steps that it may return; however often it asks the ledger, it waits for others
-    no longer than one call may.
+    no longer than one call may, which is `wait_s`.
     """
-    token = patience.current.set(Patience(patience.WAIT_S))
+    token = patience.current.set(Patience(patience.WAIT_S if wait_s is None else wait_s))
     try:
         return _whole(run)
     finally:
@@ -202,20 +204,25 @@ def _whole(work: Callable[[], Any]) -> Any:
     return run_steps(value) if isinstance(value, GeneratorType) else value
 
 
-def _with_wait() -> tuple[contextvars.Context, Patience]:
+def in_this_wait(run: Callable[[], Any], wait_s: float) -> Any:
+    """As `in_one_wait`; within something else's wait it is that one's."""
+    return in_one_wait(run, wait_s) if patience.current.get() is None else _whole(run)
+
+
+def _with_wait(wait_s: float) -> tuple[contextvars.Context, Patience]:
     """The caller's context, with a wait of its own in it that begins now."""
-    context, wait = contextvars.copy_context(), Patience(patience.WAIT_S)
+    context, wait = contextvars.copy_context(), Patience(wait_s)
     context.run(patience.current.set, wait)
     return context, wait
 
 
-async def _run_elsewhere(run: Callable[[], Any]) -> Any:
+async def _run_elsewhere(run: Callable[[], Any], wait_s: float) -> Any:
     """As `Worker.__call__`, on a loop that is not asyncio's: trio's, and one of its threads."""
     import anyio
     import anyio.lowlevel
     import anyio.to_thread
 
-    context, wait = _with_wait()
+    context, wait = _with_wait(wait_s)
     done = anyio.Event()
     outcome: list[Any] = []
 
@@ -312,7 +319,7 @@ def _write(parked: Sequence[_Job]) -> None:
             writes.setdefault(job.write.engine, []).append((job, job.write))
     for engine, some in writes.items():
         try:
-            outcomes = engine.write_all([(job.context, write.op) for job, write in some])
+            outcomes = engine.write_all([(job.context, write) for job, write in some])
         except BaseException as error:  # noqa: BLE001  it belongs to the callers
             outcomes = [Outcome(None, error)] * len(some)
         for (job, _), outcome in zip(some, outcomes, strict=True):

@@ -7,18 +7,19 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from costguard import wire
 from costguard.errors import ConfigurationError, LedgerError
-from costguard.exchange.admission import Admission, Held
+from costguard.exchange.admission import Admission, Held, tell
 from costguard.exchange.charging import charge_each
 from costguard.exchange.listening import StreamListener
+from costguard.exchange.offload import in_one_wait
 from costguard.ledger.accounting.book import Ledger
 from costguard.ledger.accounting.endings import OPEN, is_taken
 from costguard.ledger.accounting.reading import Attempt
 from costguard.ledger.accounting.results import result_key
-from costguard.ledger.charges import Charge, weakest
+from costguard.ledger.charges import Charge
 from costguard.ledger.engine import Steps
 from costguard.ledger.records import Accept, Alert, Doubt, Ending, Observation, Release, Settle
 from costguard.prices.book import PriceBook
@@ -30,6 +31,9 @@ from costguard.wire.dialect import Dialect, Judgement, Record, Result
 
 BACKLOG_MAX = 10_000
 """Endings kept in memory while the ledger cannot be written; their holds stay, so no budget can leak."""
+
+Keep = Callable[[Judgement, LedgerError | None], bool]
+"""See `Settlement`."""
 
 log = logging.getLogger("costguard")
 
@@ -45,7 +49,11 @@ class Finding(NamedTuple):
 
 
 class Settlement:
-    """Turns what comes back into entries of the ledger."""
+    """Turns what comes back into entries of the ledger.
+
+    `work` runs something that may wait for the ledger, for no longer than a call may. `keep` is asked to keep what was
+    heard of tasks: without an error before the ledger is asked, and with one if that failed; False if it does not.
+    """
 
     def __init__(
         self,
@@ -55,8 +63,12 @@ class Settlement:
         now_us: Callable[[], int],
         fire: Callable[[Iterable[Alert]], None],
         reopen: Callable[[], Ledger],
+        work: Callable[[Callable[[], Any]], Any] = in_one_wait,
+        keep: Keep | None = None,
     ) -> None:
         self._reopen = reopen
+        self._work = work
+        self._keep = keep or _keep_nothing
         self._ledger = ledger
         self._prices = prices
         self._now_us = now_us
@@ -72,7 +84,7 @@ class Settlement:
 
     def listen(self, admission: Admission) -> StreamListener:
         """What hears the stream that answers `admission`, and books its end."""
-        return StreamListener(admission, self._book)
+        return StreamListener(admission, self._book, self._work)
 
     def _book(self, admission: Admission, judgement: Judgement) -> Steps[None]:
         yield from self._record(
@@ -123,7 +135,7 @@ class Settlement:
     def _record(self, admission: Admission, endings: Mapping[str, Sequence[Ending]]) -> Steps[None]:
         """Write endings; should the ledger fail, keep them for later: the answer is the caller's to have."""
         for uuid, own in endings.items():
-            _tell(admission.held[uuid], own)
+            tell(admission.held[uuid], own)
         written = [ending for own in endings.values() for ending in own]
         if not written:
             return
@@ -196,6 +208,17 @@ class Settlement:
 
     def _observe_all(self, judgement: Judgement) -> int:
         """What something tells of tasks that it does not answer; returns the number of changes."""
+        if self._keep(judgement, None):
+            return 0
+        try:
+            return self.book(judgement)
+        except LedgerError as error:
+            if not self._keep(judgement, error):
+                raise
+        return 0
+
+    def book(self, judgement: Judgement) -> int:
+        """Book what a judgement says of tasks that it does not answer; returns the number of changes."""
         changes = sum(
             [self._observe(uuid, ending, listed=uuid in judgement.listed) for uuid, ending in judgement.others.items()]
         )
@@ -363,22 +386,9 @@ class Settlement:
         self._fire(self._ledger.correct(self._now_us(), canonical(task_uuid), nanos, reason))
 
 
+def _keep_nothing(_: Judgement, __: LedgerError | None) -> bool:
+    return False
+
+
 def _per_result(nanos: int | None, results: int) -> int | None:
     return None if nanos is None else nanos // results
-
-
-def _tell(held: Held, endings: Sequence[Ending]) -> None:
-    """Keep the receipt up to date."""
-    receipt = held.receipt
-    charged = 0
-    for ending in endings:
-        match ending:
-            case Settle():
-                charged += ending.charge.nanos
-                receipt.status = "unresolved" if ending.keep_rest else "settled"
-                receipt.charged_nanos = charged
-                receipt.basis = weakest(receipt.basis, ending.charge.basis) if receipt.basis else ending.charge.basis
-            case Release():
-                receipt.status, receipt.charged_nanos = "released", 0
-            case Doubt():
-                receipt.status = "unresolved"

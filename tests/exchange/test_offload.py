@@ -269,13 +269,13 @@ class Together:
     def __init__(self) -> None:
         self.sizes: list[int] = []
 
-    def write(self, op: Callable[[Any], Any]) -> Any:
+    def write(self, op: Callable[[Any], Any], *, beside: bool = False) -> Any:
         self.sizes.append(1)
         return op(None)
 
-    def write_all(self, writes: Sequence[tuple[contextvars.Context, Callable[[Any], Any]]]) -> list[Outcome]:
+    def write_all(self, writes: Sequence[tuple[contextvars.Context, Write]]) -> list[Outcome]:
         self.sizes.append(len(writes))
-        return [attempt(context.run, op, None) for context, op in writes]
+        return [attempt(context.run, write.op, None) for context, write in writes]
 
 
 @pytest.fixture

@@ -16,8 +16,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import ledgers
 import pytest
-from hypothesis import settings
+from elsewhere import Schemas
+from hypothesis import is_hypothesis_test, settings
+from postgres import Pair, Server
+from proxies import Proxy
 
 from costguard import Guard
 from costguard.ledger.records import TaskRow
@@ -126,9 +130,9 @@ def sent_tasks(standin: StandIn) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Path:
-    """Where a ledger may be created."""
-    return tmp_path / "costguard.db"
+def ledger(tmp_path: Path) -> Path | str:
+    """Where a ledger may be created: a URL for a test of `each_engine`, in its turn."""
+    return ledgers.place(tmp_path / "costguard.db")
 
 
 @pytest.fixture
@@ -194,3 +198,71 @@ def module(request: pytest.FixtureRequest) -> ModuleType:
 def client(kind: str, guard: Guard, standin: StandIn, make_client: Callable[..., AnyClient]) -> AnyClient:
     """A guarded client of each kind over the in-memory stand-in."""
     return make_client(kind, guard, transport=memory(standin, kind))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL server; without the programs the test is skipped, but fails in CI."""
+    with Server() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: Server) -> Iterator[str]:
+    """The URL of a new, empty database on it, whose owner connects: no superuser."""
+    postgres.start()  # whatever the test before has left
+    name = postgres.new_database()
+    yield postgres.url(name)
+    if postgres.is_running:
+        postgres.drop_database(name)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On a server each shape of client is tried once: where httpx2 differs from httpx, the database is not asked."""
+    twice = [item for item in items if _is_twice(getattr(getattr(item, "callspec", None), "params", {}))]
+    config.hook.pytest_deselected(items=twice)
+    left_out = set(twice)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _is_twice(params: dict[str, object]) -> bool:
+    named = (params.get("kind"), params.get("module"))
+    return params.get("each_engine") == "postgresql" and any(str(name).startswith("httpx2") for name in named)
+
+
+@pytest.fixture(scope="session")
+def schemas(postgres: Server) -> Schemas:
+    """A database on it for many ledgers, each in a schema of its own."""
+    return Schemas(postgres)
+
+
+@pytest.fixture(params=("sqlite", "postgresql"))
+def each_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Each kind of database in turn, for the ledgers that `ledgers.open_ledger` opens; its name.
+
+    On a server a property is tried on a fifth of the examples: what differs are statements, not histories.
+    """
+    if request.param == "sqlite":
+        yield "sqlite"
+        return
+    if is_hypothesis_test(request.function):
+        held_to = request.function._hypothesis_internal_use_settings
+        few = settings(held_to, max_examples=max(1, held_to.max_examples // 5))
+        monkeypatch.setattr(request.function, "_hypothesis_internal_use_settings", few)
+    with request.getfixturevalue("schemas") as schemas:
+        monkeypatch.setattr(ledgers, "elsewhere", schemas)
+        yield "postgresql"
+
+
+@pytest.fixture
+def postgres_proxy(postgres: Server) -> Iterator[Proxy]:
+    """A network before it, which can fail: `postgres_proxy.url(postgres_url)`."""
+    with Proxy(postgres.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def postgres_pair() -> Iterator[Pair]:
+    """A primary and its synchronous standby, of the test's own."""
+    with Server() as primary, primary.standby(synchronous=True) as standby:
+        yield Pair(primary, standby)

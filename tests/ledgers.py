@@ -10,21 +10,30 @@ import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+
+from elsewhere import Elsewhere, Files
 
 from costguard.budgets import to_us
 from costguard.ledger.accounting.book import Ledger
 from costguard.ledger.charges import Basis, Charge, Line
-from costguard.ledger.engines.sqlite import SqliteEngine
-from costguard.ledger.records import Admitted, NewAttempt
+from costguard.ledger.engines import open_engine
+from costguard.ledger.records import Admitted, NewAttempt, Observation, Release, Settle
 
 NOW_US = to_us(datetime(2026, 11, 22, 12, tzinfo=UTC))
-HOUR_US = 3_600_000_000
+MINUTE_US = 60_000_000
+HOUR_US = 60 * MINUTE_US
 DAY_US = 24 * HOUR_US
 
 
-def open_ledger(path: Path, *, timezone: str | None = None, now_us: int = NOW_US) -> Ledger:
-    """A ledger that survives the kill of its process, and never waits for the disk."""
-    return Ledger(SqliteEngine(path, durability="normal"), timezone=timezone, now_us=lambda: now_us)
+elsewhere: Elsewhere = Files()
+"""Where the ledgers are; set by the fixture `each_engine`."""
+
+
+def open_ledger(path: Path | str, *, timezone: str | None = None, now_us: int = NOW_US) -> Ledger:
+    """A ledger that survives the kill of its process, and never waits for the disk; `path` may be a URL."""
+    engine = open_engine(elsewhere.place(path) if isinstance(path, Path) else path, durability="normal")
+    return Ledger(engine, timezone=timezone, now_us=lambda: now_us)
 
 
 def an_attempt(
@@ -107,6 +116,52 @@ def balance(ledger: Ledger, project: str = "/", per: str = "total", at_us: int =
     """(spent, held) of one budget's window, in nano-dollars."""
     (found,) = [b for b in ledger.balances(at_us) if (b.budget.project, b.budget.per) == (project, per)]
     return found.spent, found.held
+
+
+def work(ledger: Ledger, calls: int, start: int = 0) -> None:
+    """So many calls, some sent twice, answered by two roads, corrected or released."""
+    for n in range(start, start + calls):
+        task_uuid = str(uuid.UUID(int=n // 3 if n % 5 == 0 else n))
+        at_us = NOW_US + n * 7 * MINUTE_US
+        attempt = an_attempt(1000, task_uuid=task_uuid)._replace(model=f"m{n % 2}")
+        admitted = ledger.admit(f"acme/{n % 3}", at_us, [attempt])
+        assert isinstance(admitted, Admitted)
+        (attempt_id,) = admitted.attempt_ids
+        lines = (Line("prompt", "TEXT", 5, n), Line("completion", "", n % 4, 7))
+        if n % 7 == 0:
+            ledger.conclude(at_us, [Release(attempt_id, "refused")])
+        elif n % 11 == 0:
+            ledger.correct(at_us, task_uuid, 3, "told by telephone")
+        else:
+            charge = a_charge(n + 7, lines=lines)
+            ledger.conclude(at_us, [Settle(attempt_id, charge, f"i:{n}")])
+        if n % 13 == 0:
+            ledger.observe(at_us, Observation(task_uuid, ((f"i:{n} s:9", a_charge(n + 8)),)))
+
+
+def place(path: Path) -> Path | str:
+    """What another process opens the ledger at `path` by; it has no fixtures."""
+    return elsewhere.place(path)
+
+
+def keep(path: Path) -> None:
+    """Whoever uses the ledger at `path` is to be killed: what is on its way then comes to no other ledger."""
+    elsewhere.keep(path)
+
+
+def damage(path: Path, statement: str) -> None:
+    """Change rows of the ledger at `path` as nobody may, past the guards of its tables."""
+    elsewhere.damage(path, statement)
+
+
+def rows(path: Path, sql: str) -> list[tuple[Any, ...]]:
+    """What a query of the ledger at `path` gives, past the library."""
+    return elsewhere.rows(path, sql)
+
+
+def tables(path: Path) -> set[str]:
+    """The tables of the ledger at `path`."""
+    return {str(name) for (name,) in rows(path, elsewhere.tables)}
 
 
 def verified(ledger: Ledger) -> bool:

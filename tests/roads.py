@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
 from decimal import Decimal
@@ -13,6 +12,7 @@ from typing import Any
 from conftest import AnyClient, only_task
 
 from costguard import Guard
+from costguard.ledger.engine import Tx
 from costguard.testing import StandIn
 from costguard.wire.sse import EVENT_STREAM
 
@@ -142,21 +142,26 @@ DONE = b"data: [DONE]\n\n"
 
 def evidence(guard: Guard) -> dict[str, Any]:
     """What the ledger kept of the only task's stream."""
-    connection = sqlite3.connect(guard.ledger._engine.path)  # type: ignore[attr-defined]
-    (found,) = connection.execute("SELECT evidence FROM attempts").fetchone()
-    connection.close()
+    ((found,),) = guard.ledger._engine.read(lambda tx: tx.all("SELECT evidence FROM attempts"))
     kept: dict[str, Any] = json.loads(found or "{}")
     return kept
 
 
 def ledger_bytes(guard: Guard) -> bytes:
-    """Everything the ledger wrote, its log included."""
-    path: Path = guard.ledger._engine.path  # type: ignore[attr-defined]
+    """Everything the ledger wrote: its file and the log of it, or its rows on a server."""
+    path: Path | None = getattr(guard.ledger._engine, "path", None)
     found = b""
+    if path is None:
+        return str(guard.ledger._engine.read(_all_rows)).encode()
     for name in (path.name, f"{path.name}-wal"):
         with suppress(FileNotFoundError):
             found += path.with_name(name).read_bytes()
     return found
+
+
+def _all_rows(tx: Tx) -> list[list[tuple[Any, ...]]]:
+    names = tx.all("SELECT tablename FROM pg_tables WHERE schemaname = current_schema")
+    return [tx.all(f"SELECT * FROM {name}") for (name,) in names]
 
 
 def charged(guard: Guard) -> Decimal:

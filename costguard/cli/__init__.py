@@ -1,4 +1,4 @@
-"""The command line: `costguard [--db FILE] COMMAND …`. One file per command group."""
+"""The command line: `costguard [--db FILE|URL] COMMAND …`. One file per command group."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from costguard.cli import (
     demo,
     estimate,
     export,
+    grants,
     importing,
     init,
     log,
+    migrate,
     prices,
     project,
     reconcile,
@@ -48,7 +50,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
 @click.group(cls=App, context_settings={"help_option_names": ["-h", "--help"]}, params=[db_option()])
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show it.")
 @click.pass_context
-def main(ctx: click.Context, db: Path | None) -> None:
+def main(ctx: click.Context, db: str | Path | None) -> None:
     """Budgets, holds and an exact ledger for LLM calls.
 
     Exit codes: 0 fine, 1 error, 2 wrong usage, 3 over budget.
@@ -75,6 +77,8 @@ for _module in (
     prices,
     verify,
     backup,
+    migrate,
+    grants,
     demo,
 ):
     for _command in _module.COMMANDS:

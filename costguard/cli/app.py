@@ -9,7 +9,7 @@ import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -93,17 +93,21 @@ class App(click.Group):
 class Session:
     """One run of the program: the ledger it was told to use, and its clock (None: the system's)."""
 
-    db: Path | None
+    db: str | Path | None = field(repr=False)  # a URL may hold a password
     clock: Callable[[], datetime] | None = None
 
-    def path(self) -> Path:
-        """The ledger's file, whether or not it, or its folder, is there."""
-        return self._place(make_folder=False)
-
-    def _place(self, *, make_folder: bool) -> Path:
+    def place(self, *, make_folder: bool = False) -> str | Path:
+        """Where the ledger is, whether or not it, or its folder, is there."""
         from costguard.ledger.place import place
 
-        return Path(place(self.db, make_folder=make_folder))
+        return place(self.db, make_folder=make_folder)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is a ledger; LedgerError where that cannot be seen."""
+        from costguard.ledger.engines import is_there
+
+        return is_there(self.place())
 
     @contextmanager
     def guard(self, *, create: bool = False, write: bool = False, timezone: str | None = None) -> Iterator[Guard]:
@@ -113,23 +117,21 @@ class Session:
         one that is begun.
         """
         from costguard.guard import Guard, ReadingGuard
+        from costguard.ledger.place import shown
 
-        path = self._place(make_folder=create)
-        try:
-            missing = not path.exists()
-            empty = not missing and path.is_file() and path.stat().st_size == 0
-        except OSError as error:
-            raise LedgerError(f"the ledger {path} cannot be read: {error.strerror}") from error
-        if (missing or empty) and not create:
+        place = self.place(make_folder=create)
+        missing = not self.is_there
+        empty = missing and isinstance(place, Path) and place.exists()
+        if missing and not create:
             raise LedgerError(
-                f"no ledger at {path}{' (the file is empty)' if empty else ''}; name one with --db FILE or"
+                f"no ledger at {shown(place)}{' (the file is empty)' if empty else ''}; name one with --db FILE or"
                 " COSTGUARD_DB, or begin one with `costguard budget set`"
             )
         opened = Guard if write or create else ReadingGuard
-        with opened(path, clock=self.clock, timezone=timezone if missing or empty else None) as guard:
+        with opened(place, clock=self.clock, timezone=timezone if missing else None) as guard:
             _ = guard.ledger.timezone  # in mode observe, too, a command is of no use without its ledger
-            if missing:
-                click.echo(f"Created the ledger {path}.", err=True)
+            if missing and not empty:
+                click.echo(f"Created the ledger {shown(place)}.", err=True)
             yield guard
 
 

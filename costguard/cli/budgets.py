@@ -58,7 +58,7 @@ def set_(session: Session, /, project: str, amount: Decimal, per: str, if_absent
     """
     try:
         # A floor goes with the action that the budget may have already.
-        action = terms["action"] or (None if terms["floor"] is None or not session.path().exists() else "clamp")
+        action = terms["action"] or (None if terms["floor"] is None or not session.is_there else "clamp")
         make_budget(project, amount, per=per, **{**terms, "action": action})
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from error

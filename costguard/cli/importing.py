@@ -182,7 +182,12 @@ def _ledger(session: Session, *, dry_run: bool) -> Iterator[Guard]:
     from costguard.guard import Guard
     from costguard.ledger.engines.copying import back_up
 
-    path = session.path()
+    path = session.place()
+    if isinstance(path, str):
+        raise ConfigurationError(
+            "--dry-run works on a copy of the ledger, and one on a server is not copied here; import into a copy of"
+            " your own, made by pg_dump and pg_restore in another database"
+        )
     with tempfile.TemporaryDirectory(prefix="costguard-") as folder:
         copy = Path(folder, "costguard.db")
         if path.exists() and path.stat().st_size:

@@ -20,14 +20,20 @@ from costguard.errors import ConfigurationError
 def init(session: Session, timezone: str) -> None:
     """Begin a ledger. An error if there is one: its zone is fixed.
 
-    Other commands that write begin one, too, in UTC or in the --timezone that they are given.
+    Other commands that write begin one, too, in UTC or in the --timezone that they are given. At a postgresql:// URL
+    it makes the schema and its tables, for which it needs a role that may, and brings those of an older costguard up
+    to date.
     """
-    path = session.path()
-    if path.exists() and (not path.is_file() or path.stat().st_size):
-        with session.guard() as guard:
-            raise ConfigurationError(f"there is a ledger at {path} already; it reports in {guard.ledger.timezone}")
+    from costguard.ledger.place import shown
+
+    place = session.place()
+    if session.is_there:
+        with session.guard(write=isinstance(place, str)) as guard:
+            raise ConfigurationError(
+                f"there is a ledger at {shown(place)} already; it reports in {guard.ledger.timezone}"
+            )
     with session.guard(create=True, timezone=timezone) as guard:
-        click.echo(f"The ledger {path} reports in {guard.ledger.timezone}.")
+        click.echo(f"The ledger {shown(place)} reports in {guard.ledger.timezone}.")
 
 
 COMMANDS = (init,)

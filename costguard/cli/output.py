@@ -175,7 +175,7 @@ def _check_use(ctx: click.Context, file: Path) -> None:
     """Refuse a file that the command itself reads: the ledger and what lies beside it, and its arguments."""
     place = os.path.realpath(file)
     with contextlib.suppress(ConfigurationError, AttributeError, OSError):  # no ledger is needed, and none is named
-        ledger = os.path.realpath(ctx.obj.path())
+        ledger = os.path.realpath(ctx.obj.place())  # a URL is no file's name
         if place == ledger or place.startswith(f"{ledger}-"):
             raise click.ClickException(f"{file} is the ledger, or belongs to it; name another file")
     for param in ctx.command.params:

@@ -60,7 +60,8 @@ def _host() -> str:
 @functools.lru_cache(maxsize=1)
 def _boot() -> str:
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        # Bytes: a codec is imported when it is first used, and a fork at that moment would leave it locked for ever.
+        return Path("/proc/sys/kernel/random/boot_id").read_bytes().decode().strip()
     except OSError:
         return _run("sysctl", "-n", "kern.boottime")
 

@@ -339,7 +339,7 @@ def test_status_shows_windows_in_the_budgets_own_zone(run: Run, make_guard: Make
                 "project": "acme/search", "per": "task", "timezone": "UTC", "window_start": None,
                 "window_end": None, **amounts(5 * 10**8, 0, 0), "used_percent": None,
             },
-        ],        "defaults": [],
+        ],        "defaults": [], "degraded": None,
     }  # fmt: skip
     rows = list(csv.DictReader(io.StringIO(run("status", "--format", "csv").stdout)))
     assert [row["project"] for row in rows] == ["/", "acme", "acme/search", "other"]
@@ -358,7 +358,7 @@ def test_status_without_budgets_says_so(run: Run, make_guard: MakeGuard) -> None
     make_guard()
     assert run("status").stdout == "No budgets.\n"
     assert run("status", "acme").stdout == "No budget covers acme, and there is none below it.\n"
-    assert document(run("status", "--format", "json")) == {"schema": 1, "budgets": [], "defaults": []}
+    assert document(run("status", "--format", "json")) == {"schema": 1, "budgets": [], "defaults": [], "degraded": None}
 
 
 @pytest.mark.parametrize(("amount", "code"), [("0.5", 0), ("0.500000001", 3), ("0", 0)])

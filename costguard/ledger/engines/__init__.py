@@ -12,10 +12,13 @@ from costguard.ledger.engine import Engine
 
 ENGINES: dict[str, str] = {
     "": "costguard.ledger.engines.paths",  # a path
+    "postgresql": "costguard.ledger.engines.postgres",
+    "postgres": "costguard.ledger.engines.postgres",
 }
 """Scheme of a URL -> the module of its engine, imported when it is asked for. The module has a function
 `open_engine(target, *, durability)` that returns an `Engine`; one that can read without the right to write has an
-`open_reader` with the same parameters too.
+`open_reader` with the same parameters too. `is_there(target)` says whether a ledger is, without making one, and
+`name_of(target)` what names it, however it is asked for.
 """
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -35,6 +38,18 @@ def open_reader(target: str | Path) -> Engine:
     module = _module(target)
     engine: Engine = (getattr(module, "open_reader", None) or module.open_engine)(target, durability="full")
     return engine
+
+
+def is_there(target: str | Path) -> bool:
+    """Whether a ledger has been begun at `target`; LedgerError where that cannot be seen."""
+    found: bool = _module(target).is_there(target)
+    return found
+
+
+def name_of(target: str | Path) -> str:
+    """What names the ledger at `target` and no other: not who asks for it, nor how."""
+    name: str = _module(target).name_of(target)
+    return name
 
 
 def _module(target: str | Path) -> Any:

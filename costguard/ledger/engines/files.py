@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ Row = tuple[Any, ...]
 class SqliteTx:
     """A transaction's statements: `?` parameters, plain tuples. See `Tx` for what it remembers."""
 
-    for_update = ""
-    """Row-lock suffix of this engine; SQLite's one writer needs none."""
+    stamp = "SELECT 0, CAST(value AS BIGINT), 0 FROM meta WHERE key = 'budgets'"
+    is_shared = False
+    is_again = False
+    waited_s = 0.0
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
@@ -38,6 +40,23 @@ class SqliteTx:
             self.own.clear()
             self._version = version
 
+    def alone(self) -> None:
+        """It is."""
+
+    def restamp(self) -> None:
+        """In `meta`."""
+        self._execute(
+            "INSERT INTO meta VALUES ('budgets', '1') ON CONFLICT (key)"
+            " DO UPDATE SET value = CAST(CAST(meta.value AS INTEGER) + 1 AS TEXT)"
+        )
+
+    def lock(self, sql: str, parameters: Sequence[object] = ()) -> None:
+        """Nobody else writes."""
+
+    def take(self, sql: str, parameters: Sequence[object], numbers: int) -> list[Row]:  # noqa: ARG002
+        """Every row of a query."""
+        return self._execute(sql, parameters).fetchall()
+
     def all(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         """Every row of a query."""
         return self._execute(sql, parameters).fetchall()
@@ -55,6 +74,18 @@ class SqliteTx:
         """An `INSERT` of one row; returns its `key`, which is its rowid: cheaper to ask for than by `RETURNING`."""
         return self._execute(sql, parameters).lastrowid or 0
 
+    def seq_of_hold(self, attempt_id: int) -> int | None:  # noqa: ARG002
+        """The next one."""
+        return None
+
+    def later(self, op: Callable[[Any], None]) -> None:
+        """Here and now."""
+        op(self)
+
+    def tidy(self, sql: str, parameters: Sequence[object] = ()) -> None:
+        """A `DELETE`."""
+        self._execute(sql, parameters)
+
     def run(self, sql: str, parameters: Sequence[object] = ()) -> None:
         """A statement without rows."""
         self._execute(sql, parameters)
@@ -62,6 +93,13 @@ class SqliteTx:
     def many(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
         """One statement for each of `rows`."""
         self._executemany(sql, rows)
+
+    def columns(self, table: str) -> list[str]:
+        """The columns of a table."""
+        return [name for (name,) in self.all("SELECT name FROM pragma_table_info(?) ORDER BY cid", (table,))]
+
+    def renumber(self, tables: Mapping[str, str]) -> None:
+        """They do."""
 
     def damage(self) -> str | None:
         """What is wrong with the file itself, None if it is sound."""
@@ -143,22 +181,27 @@ def blend(tx: SqliteTx) -> str | None:
     return None
 
 
+_DENSE = " AND NOT EXISTS (SELECT 1 FROM meta WHERE key = 'sparse')"
+"""Unless its rows came from where numbers are left out."""
+
 _OF_ALL = (
     (
         "the journal has gaps",
-        "SELECT 1 WHERE (SELECT count(*) FROM entries) <> (SELECT coalesce(max(seq), 0) FROM entries)",
+        f"SELECT 1 WHERE (SELECT count(*) FROM entries) <> (SELECT coalesce(max(seq), 0) FROM entries){_DENSE}",
     ),
     (
         "attempts are missing",
-        "SELECT 1 WHERE (SELECT count(*) FROM attempts) <> (SELECT coalesce(max(id), 0) FROM attempts)",
+        f"SELECT 1 WHERE (SELECT count(*) FROM attempts) <> (SELECT coalesce(max(id), 0) FROM attempts){_DENSE}",
     ),
     (
         "changes of budgets are missing",
-        "SELECT 1 WHERE (SELECT count(*) FROM budget_changes) <> (SELECT coalesce(max(id), 0) FROM budget_changes)",
+        "SELECT 1 WHERE (SELECT count(*) FROM budget_changes) <> (SELECT coalesce(max(id), 0) FROM budget_changes)"
+        f"{_DENSE}",
     ),
     (
         "changes of ceilings are missing",
-        "SELECT 1 WHERE (SELECT count(*) FROM ceiling_changes) <> (SELECT coalesce(max(id), 0) FROM ceiling_changes)",
+        "SELECT 1 WHERE (SELECT count(*) FROM ceiling_changes) <> (SELECT coalesce(max(id), 0) FROM ceiling_changes)"
+        f"{_DENSE}",
     ),
     (
         "attempts and their journal differ",

@@ -15,12 +15,13 @@ GRACE_S = 0.1
 
 
 class Patience:
-    """One caller's wait: when it began (`time.monotonic()`), and whether it was given up."""
+    """One caller's wait: when it ends (`time.monotonic()`), and whether it was given up."""
 
-    __slots__ = ("_turn", "deadline")
+    __slots__ = ("_turn", "deadline", "is_given_up")
 
     def __init__(self, wait_s: float) -> None:
         self.deadline = time.monotonic() + wait_s
+        self.is_given_up = False
         self._turn = [None]
 
     def take(self) -> bool:
@@ -33,6 +34,7 @@ class Patience:
 
     def give_up(self) -> None:
         """Wait no longer for what others hold; what has begun is finished."""
+        self.is_given_up = True
         self.deadline = min(self.deadline, time.monotonic() + GRACE_S)
 
 

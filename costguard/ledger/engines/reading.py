@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from costguard.errors import LedgerError
-from costguard.ledger.engine import Outcome, attempt
+from costguard.ledger.engine import Outcome, Write, attempt
 from costguard.ledger.engines import logs, places, schema, spans
 from costguard.ledger.engines.files import SqliteTx, blend, check_is_file, connect, explain, resolve
 from costguard.ledger.engines.places import Files, Names, Note, View
@@ -79,13 +79,16 @@ class ReadEngine:
                 f" it is brought up to date then ({error})"
             ) from error
 
-    def write(self, op: Callable[[Any], T]) -> T:  # noqa: ARG002
+    is_shared = False
+    leases = "off"
+
+    def write(self, op: Callable[[Any], T], *, beside: bool = False) -> T:  # noqa: ARG002
         """LedgerError: nothing is written here."""
         raise LedgerError(f"the ledger {self.path} was opened for reading; nothing was written")
 
-    def write_all(self, writes: Sequence[tuple[Context, Callable[[Any], Any]]]) -> list[Outcome]:
+    def write_all(self, writes: Sequence[tuple[Context, Write]]) -> list[Outcome]:
         """As `write`, for each."""
-        return [attempt(self.write, op) for _, op in writes]
+        return [attempt(self.write, write.op) for _, write in writes]
 
     def read(self, op: Callable[[Any], T]) -> T:
         """Run `op` on one consistent snapshot; again if the files changed meanwhile. No writer is waited for."""

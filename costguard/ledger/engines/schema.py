@@ -148,7 +148,8 @@ ALTER TABLE budgets ADD COLUMN like_id INTEGER;
 # kept out, `moves` says what projects are called now. `fired` keeps every alert, also where `alerts` is armed again;
 # `imports` how far each import has come: `clean`, if no line of the file up to `bytes` was left out, so that it may go
 # on from there. A task is looked for by a hash of its name (`crc32`): an index of
-# whole names would be a tenth of the file.
+# whole names would be a tenth of the file. `key` is an admission's own name, by which it is found should the answer to
+# it be lost. `leases` are taken where many hosts write, never here: see `accounting.leasing`.
 _LINES = """SELECT '[' || group_concat(json_quote(component) || ',' || json_quote(modality) || ','
   || coalesce(quantity, 'null') || ',' || nanos) || ']'
   FROM (SELECT * FROM lines WHERE charge_seq = o.seq ORDER BY n)"""
@@ -193,6 +194,8 @@ CREATE VIEW charges AS SELECT seq, attempt_id, at_us, spent AS nanos, basis, cos
   odd, results, notes, raw, reason, result_key, direct, replaces, is_first, lines
   FROM entries WHERE kind <> 'hold' AND kind = 'charge';
 DROP INDEX attempts_by_task;
+ALTER TABLE attempts ADD COLUMN key TEXT;
+ALTER TABLE attempts ADD COLUMN lease_id INTEGER;
 ALTER TABLE attempts ADD COLUMN name_hash INTEGER;
 UPDATE attempts SET name_hash = crc32(task_uuid);
 CREATE INDEX attempts_by_name ON attempts (name_hash);
@@ -236,6 +239,12 @@ CREATE TABLE imports (
   clean INTEGER NOT NULL, lines INTEGER NOT NULL, bad INTEGER NOT NULL, tasks INTEGER NOT NULL,
   results INTEGER NOT NULL, nanos INTEGER NOT NULL
 ) STRICT;
+CREATE TABLE leases (
+  id INTEGER PRIMARY KEY, project TEXT NOT NULL, at_us INTEGER NOT NULL, until_us INTEGER NOT NULL,
+  stamp INTEGER NOT NULL, slice INTEGER NOT NULL, rest INTEGER NOT NULL, held INTEGER NOT NULL, spent INTEGER NOT NULL,
+  is_open INTEGER NOT NULL
+) STRICT;
+CREATE INDEX leases_open ON leases (id) WHERE is_open = 1;
 CREATE INDEX entries_by_hand ON entries (at_us) WHERE basis = 'correction';
 """
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from costguard.errors import ConfigurationError, LedgerError
-from costguard.ledger.engine import Outcome, attempt
+from costguard.ledger.engine import Outcome, Write, attempt
 from costguard.ledger.engines import keeping, patience, schema
 from costguard.ledger.engines.files import SqliteTx, check_is_file, explain, resolve
 from costguard.ledger.engines.grouping import Group, Job, wake_next
@@ -65,7 +65,7 @@ class SqliteEngine(Leading):
                 self._check_alone()
                 with self._read_gate:
                     self._snapshot(lambda _: None)
-            self._settle(Patience(LOCK_TIMEOUT_S))
+            self._settle(patience.current.get() or Patience(LOCK_TIMEOUT_S))
         except BaseException:
             self.close()
             raise
@@ -75,7 +75,10 @@ class SqliteEngine(Leading):
     # An interrupt (KeyboardInterrupt) may come after any call. So whatever is taken is taken inside the
     # `try` that gives it back, and given back by functions written in C: nothing comes in between.
 
-    def write(self, op: Callable[[SqliteTx], T]) -> T:
+    is_shared = False
+    leases = "off"
+
+    def write(self, op: Callable[[SqliteTx], T], *, beside: bool = False) -> T:  # noqa: ARG002  no writer is beside
         """Run `op` in one exclusive transaction; it is rolled back if `op` raises.
 
         What waits meanwhile is run in the same transaction, each as if alone: see `grouping`. So another thread may
@@ -88,16 +91,19 @@ class SqliteEngine(Leading):
             _put_back(self, wait)
             return self._write(op, wait)
 
-    def write_all(self, writes: Sequence[tuple[Context, Callable[[SqliteTx], Any]]]) -> list[Outcome]:
+    def write_all(self, writes: Sequence[tuple[Context, Write]]) -> list[Outcome]:
         """See `Engine`."""
         jobs = []
         if len(writes) > 1:
-            jobs = [Job(op, context.run(patience.current.get) or Patience(LOCK_TIMEOUT_S)) for context, op in writes]
+            jobs = [
+                Job(write.op, context.run(patience.current.get) or Patience(LOCK_TIMEOUT_S))
+                for context, write in writes
+            ]
             self._wait_in_queue(jobs, Least(lambda: [job.wait for job in jobs if not job.is_answered]))
         outcomes = [attempt(job.result) for job in jobs]
-        for n, (context, op) in enumerate(writes):
+        for n, (context, write) in enumerate(writes):
             if not jobs or isinstance(outcomes[n].error, AdriftError):
-                outcomes[n : n + 1] = [attempt(context.run, self.write, op)]
+                outcomes[n : n + 1] = [attempt(context.run, self.write, write.op)]
         return outcomes
 
     def _settle(self, wait: Patience) -> None:

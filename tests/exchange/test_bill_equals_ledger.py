@@ -10,7 +10,6 @@ import gc
 import json
 import os
 import random
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -18,7 +17,7 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
@@ -26,11 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from ledgers import keep, place, rows
 
 from costguard import BudgetExceeded, Guard
 from costguard.testing import KINDS, StandIn
 
-CALLS = 2000
+CALLS = {"sqlite": 2000, "postgresql": 500}
 """Sendings of tasks, retries included; refused ones do not count, and a few more are made."""
 
 THREADS = 12
@@ -287,7 +287,10 @@ def start_child(path: Path, url: str, standin: StandIn, rng: random.Random) -> t
         tasks.append(task)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(path), url], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+        [sys.executable, "-c", CHILD, str(place(path)), url],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
     )
     assert child.stdin is not None
     child.stdin.write(json.dumps(tasks).encode())
@@ -313,14 +316,13 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def attempts(path: Path) -> int:
     """How often a task was sent, as the ledger knows."""
-    with closing(sqlite3.connect(path)) as connection:
-        (count,) = connection.execute("SELECT count(*) FROM attempts").fetchone()
+    ((count,),) = rows(path, "SELECT count(*) FROM attempts")
     return int(count)
 
 
-def perform(rng: random.Random, path: Path, standin: StandIn) -> None:
-    """The whole mix, until `CALLS` were sent."""
-    with Guard(path, "acme", durability="normal") as guard, standin.serve() as url:
+def perform(rng: random.Random, path: Path, standin: StandIn, calls: int) -> None:
+    """The whole mix, until `calls` were sent."""
+    with Guard(place(path), "acme", durability="normal") as guard, standin.serve() as url:
         guard.set_budget("/", "1000", per="total", warn_at=(1, 50))
         guard.set_budget("acme", "500", per="month", timezone="Europe/Berlin")
         guard.set_budget("acme/tight", "0.05", per="day", timezone="Pacific/Auckland", wait=0.05)
@@ -331,7 +333,7 @@ def perform(rng: random.Random, path: Path, standin: StandIn) -> None:
         children = [start_child(path, url, standin, rng) for _ in range(2)]
         limits = httpx.Limits(max_connections=64)
         client = guard.wrap(httpx.Client(base_url=url, timeout=TIMEOUT_S, limits=limits))
-        while attempts(path) < CALLS:
+        while attempts(path) < calls:
             mannerly = StandIn()
             chosen = rng.sample(sorted(MANNERS), rng.randrange(6))
             for name, values in MANNERS.items():
@@ -374,21 +376,22 @@ def perform(rng: random.Random, path: Path, standin: StandIn) -> None:
 def told(guard: Guard, standin: StandIn, uuid: str) -> str:
     """All that ledger and bill say of a task, for whoever must find out why they differ."""
     sql = "SELECT e.* FROM entries e JOIN attempts a ON a.id = e.attempt_id WHERE a.task_uuid = ? ORDER BY seq"
-    with closing(sqlite3.connect(guard.ledger._engine.path)) as connection:  # type: ignore[attr-defined]
-        entries = connection.execute(sql, (uuid,)).fetchall()
+    entries = guard.ledger._engine.read(lambda tx: tx.all(sql, (uuid,)))
     bills = [bill for bill in standin.bill if bill.task_uuid == uuid]
     return "\n".join(["", *map(str, guard.ledger.attempts(uuid)), *map(str, entries), *map(str, bills)])
 
 
-def test_after_any_mix_and_one_reconcile_the_ledger_is_the_bill(tmp_path: Path) -> None:
+def test_after_any_mix_and_one_reconcile_the_ledger_is_the_bill(each_engine: str, tmp_path: Path) -> None:
     seed = int(os.environ.get("COSTGUARD_TEST_SEED", "20261122"))
     path = tmp_path / "ledger.db"
+    keep(path)
     standin = StandIn()
     said = f"COSTGUARD_TEST_SEED={seed}"
     print(said)  # shown by pytest if anything fails
-    perform(random.Random(seed), path, standin)
-    assert attempts(path) >= CALLS
-    with Guard(path, durability="normal") as guard, standin.serve() as url, httpx.Client(base_url=url) as client:
+    calls = CALLS[each_engine]
+    perform(random.Random(seed), path, standin, calls)
+    assert attempts(path) >= calls
+    with Guard(place(path), durability="normal") as guard, standin.serve() as url, httpx.Client(base_url=url) as client:
         found = guard.reconcile(client, min_age="0s", unknown_age="0s")
         assert found.left == [], said
         charged = {row.task_uuid: row.charged for row in guard.ledger.tasks()}

@@ -29,6 +29,8 @@ from conftest import LIMIT, AnyClient, a_task, audit, memory, module_of, only_ta
 from costguard import Guard
 from costguard.testing import StandIn
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 Cause = Callable[[ModuleType, str, StandIn], Any]
 """Makes a transport for a kind of client over the stand-in, on which the next call ends in a certain way."""
 

@@ -537,6 +537,7 @@ def test_what_is_no_age_is_refused(age: Any, guard: Guard) -> None:
 # --- while others work ---
 
 
+@pytest.mark.usefixtures("each_engine")
 @pytest.mark.parametrize(
     "told",
     [
@@ -612,6 +613,7 @@ def test_an_answer_older_than_the_loss_of_a_call_does_not_release_it(told: Any, 
     assert [attempt.status for attempt in guard.ledger.attempts(lost_before["taskUUID"])] == ["released", "unresolved"]
 
 
+@pytest.mark.usefixtures("each_engine")
 def test_two_that_reconcile_at_once_charge_once(guard: Guard, standin: StandIn, make_guard: MakeGuard) -> None:
     guard.set_budget("/", "100", per="total")
     for _ in range(60):
@@ -642,6 +644,7 @@ client.post("/v1", content=body, headers={"Content-Type": "application/json"})
 """
 
 
+@pytest.mark.usefixtures("each_engine")
 @pytest.mark.parametrize("delivery", ["sync", "async", "webhook"])
 def test_what_a_killed_process_left_is_recovered(
     delivery: str, ledger: Path, standin: StandIn, make_guard: MakeGuard

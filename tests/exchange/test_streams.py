@@ -23,6 +23,7 @@ from conftest import CLIENTS, AnyClient, Clock, a_task, audit, memory, module_of
 from roads import DONE, SSE, Provider, Scripted, agree, charged, evidence, frame, ledger_bytes, read_stream, status
 
 from costguard import Guard
+from costguard.ledger.engines.postgres.naming import POOL_MAX
 from costguard.testing import StandIn
 
 MakeClient = Callable[..., AnyClient]
@@ -101,7 +102,7 @@ def test_the_first_byte_arrives_while_the_server_still_writes(
 
 @pytest.mark.parametrize("kind", [kind for kind in CLIENTS if "Async" in kind])
 def test_200_streams_at_once_need_no_thread_each(
-    kind: str, guard: Guard, make_client: MakeClient, clock: Clock
+    kind: str, each_engine: str, guard: Guard, make_client: MakeClient, clock: Clock
 ) -> None:
     guard.set_budget("/", "100", per="total")
     tasks = [a_stream() for _ in range(200)]
@@ -134,7 +135,8 @@ def test_200_streams_at_once_need_no_thread_each(
     before = threading.active_count()
     client.call(main)
     assert threads
-    assert max(threads) <= before + 2, "the guard has one thread for its ledger"
+    own = {"sqlite": 2, "postgresql": 2 + 2 * POOL_MAX}[each_engine]
+    assert max(threads) <= before + own, "the guard has one thread for its ledger, or as many as connections"
     assert {row.status for row in guard.ledger.tasks()} == {"settled"}
     assert guard.verify().ok
 
@@ -399,6 +401,7 @@ def test_a_stream_closed_early_is_unresolved_with_its_evidence(
     assert evidence(guard) == {"frames": chunks, "text_length": sum(lengths)}
 
 
+@pytest.mark.usefixtures("each_engine")
 def test_a_stream_that_nobody_reads_is_unresolved(client: AnyClient, guard: Guard, standin: StandIn) -> None:
     if client.is_async:
 
@@ -567,6 +570,7 @@ with client.stream("POST", "/v1", content=task, headers={"Content-Type": "applic
 """
 
 
+@pytest.mark.usefixtures("each_engine")
 def test_a_process_killed_while_it_streams_leaves_its_task_unresolved_and_recoverable(
     ledger: Path, standin: StandIn, make_guard: Callable[..., Guard]
 ) -> None:
@@ -589,6 +593,7 @@ def test_a_process_killed_while_it_streams_leaves_its_task_unresolved_and_recove
 # --- what is kept ---
 
 
+@pytest.mark.usefixtures("each_engine")
 def test_neither_prompt_nor_streamed_text_reaches_the_ledger(
     client: AnyClient, guard: Guard, standin: StandIn, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,6 +18,8 @@ from ledgers import DAY_US, HOUR_US, a_charge, an_attempt, hold, open_ledger, ve
 from costguard import budgets
 from costguard.budgets import Budget, make_budget, to_us
 from costguard.ledger.records import Admitted, Observation, Refused, Release, Settle
+
+pytestmark = pytest.mark.usefixtures("each_engine")
 
 ZONE = "Asia/Almaty"
 OLD, NEW, FAR = "Etc/GMT-6", "Etc/GMT-5", "Etc/GMT-14"
@@ -87,10 +88,8 @@ def test_a_later_charge_goes_to_every_balance_that_contains_its_admission(
         rules(OLD)
     first.conclude(MIDNIGHT_US + 3 * HOUR_US, [Settle(late, a_charge(70))])
     second.conclude(MIDNIGHT_US + 3 * HOUR_US, [Settle(early, a_charge(50))])
-    with sqlite3.connect(tmp_path / "ledger.db") as connection:
-        kept = connection.execute("SELECT end_us - window_us, spent, held FROM balances ORDER BY window_us").fetchall()
-    connection.close()
-    assert kept == [(DAY_US, 120, 0), (DAY_US, 120, 0)]
+    kept = "SELECT end_us - window_us, spent, held FROM balances ORDER BY window_us"
+    assert first._engine.read(lambda tx: tx.all(kept)) == [(DAY_US, 120, 0), (DAY_US, 120, 0)]
     assert verified(first)
     first.close()
     second.close()

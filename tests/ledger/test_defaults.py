@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-import sqlite3
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,11 +13,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ledgers import DAY_US, NOW_US, a_charge, an_attempt, balance, hold, open_ledger, verified
+from ledgers import DAY_US, NOW_US, a_charge, an_attempt, balance, damage, hold, open_ledger, verified
 
 from costguard.budgets import make_budget, window_at
 from costguard.ledger.accounting.book import Ledger
 from costguard.ledger.records import Admitted, Alert, Refused, Settle
+
+pytestmark = pytest.mark.usefixtures("each_engine")
 
 
 @pytest.fixture
@@ -192,9 +193,7 @@ def test_verify_names_a_child_s_budget_that_is_not_as_its_default(
     ledger = open_ledger(path)
     default(ledger)
     hold(ledger, 60, project="acme/a")
-    with sqlite3.connect(path) as connection:
-        connection.execute(statement)
-    connection.close()
+    damage(path, statement)
     assert re.search(difference, ledger.verify().difference or "")
     ledger.close()
 

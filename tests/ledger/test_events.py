@@ -17,13 +17,16 @@ from costguard.ledger.engines.files import blend
 from costguard.ledger.owner import who
 from costguard.ledger.records import Doubt, Refused, Settle
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
+def ledger(tmp_path: Path, each_engine: str) -> Iterator[Ledger]:
     ledger = open_ledger(tmp_path / "ledger.db")
     yield ledger
     assert verified(ledger)
-    assert ledger._engine.read(blend) is None
+    if each_engine == "sqlite":  # which looks for the like in its own files
+        assert ledger._engine.read(blend) is None
     ledger.close()
 
 

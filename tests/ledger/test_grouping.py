@@ -19,7 +19,7 @@ from ledgers import NOW_US, a_charge, an_attempt, balance, hold, kill, open_ledg
 from costguard.budgets import make_budget
 from costguard.errors import ConfigurationError, LedgerError
 from costguard.ledger.accounting.book import Ledger
-from costguard.ledger.engine import Outcome, Steps, attempt
+from costguard.ledger.engine import Outcome, Steps, Write, attempt
 from costguard.ledger.engines import leading, patience, sqlite
 from costguard.ledger.engines.files import SqliteTx
 from costguard.ledger.engines.grouping import Group
@@ -105,7 +105,7 @@ def together(ledger: Ledger, some: Sequence[Steps[Any]]) -> list[Outcome]:
     """What comes of steps that take one write each, and write together."""
     writes = [next(steps) for steps in some]
     context = contextvars.Context
-    outcomes = ledger._engine.write_all([(context(), write.op) for write in writes])
+    outcomes = ledger._engine.write_all([(context(), write) for write in writes])
     return [attempt(_end, steps, outcome) for steps, outcome in zip(some, outcomes, strict=True)]
 
 
@@ -404,7 +404,9 @@ def test_of_many_handed_in_at_once_the_least_patient_gives_up_alone(ledger: Ledg
         context.run(patience.current.set, wait)
     timer = threading.Timer(1, keeper._lock.release)
     timer.start()
-    found = ledger._engine.write_all([(context, ceiling(name)) for context, name in zip(contexts, "abc", strict=True)])
+    found = ledger._engine.write_all(
+        [(context, Write(ledger._engine, ceiling(name))) for context, name in zip(contexts, "abc", strict=True)]
+    )
     timer.join()
     other.close()
     assert [type(outcome.error) for outcome in found] == [type(None), LedgerError, type(None)]
@@ -572,7 +574,7 @@ def test_many_at_once_and_one_at_once_are_told_alike(ledger: Ledger) -> None:
         raise ConfigurationError("on purpose")
 
     for count in (1, 3):
-        found = ledger._engine.write_all([(contextvars.Context(), fail)] * count)
+        found = ledger._engine.write_all([(contextvars.Context(), Write(ledger._engine, fail))] * count)
         assert [str(outcome.error) for outcome in found] == ["on purpose"] * count
     assert ledger._engine.write_all([]) == []
 
@@ -586,7 +588,7 @@ def test_a_write_of_a_finalizer_just_before_a_batch_is_led_runs_none_of_it_twice
 ) -> None:
     old, *_ = hold(ledger, 5)
     steps = [ledger.admission("acme", NOW_US, [an_attempt(100, task_uuid=f"t{n}")]) for n in range(3)]
-    writes = [(contextvars.copy_context(), next(one).op) for one in steps]
+    writes = [(contextvars.copy_context(), next(one)) for one in steps]
     take_out, nested = leading.Leading._take_out, [True]
 
     def interrupted(self: leading.Leading, job: Any) -> None:
@@ -619,7 +621,9 @@ def test_a_patient_call_is_not_refused_for_a_neighbour_that_was_answered_before(
     contexts = [contextvars.copy_context() for _ in range(65)]
     for n, context in enumerate(contexts):
         context.run(patience.current.set, Patience(2.0 if n == 3 else 1000.0))
-    writes = [(context, functools.partial(set_ceiling, f"m{n}")) for n, context in enumerate(contexts)]
+    writes = [
+        (context, Write(ledger._engine, functools.partial(set_ceiling, f"m{n}"))) for n, context in enumerate(contexts)
+    ]
     outcomes = ledger._engine.write_all(writes)
     assert not any(outcome.error for outcome in outcomes)
     first, second = waits

@@ -18,6 +18,8 @@ from costguard.ledger.accounting.results import result_key
 from costguard.ledger.charges import Charge
 from costguard.ledger.records import Admitted, Doubt, Refused, Settle
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 SOURCE = Source("calls.jsonl", "acme/search", '{"run": "42"}', "{}")
 
 

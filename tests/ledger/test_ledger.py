@@ -15,6 +15,8 @@ from costguard.ledger.accounting.book import Ledger
 from costguard.ledger.charges import Line
 from costguard.ledger.records import Accept, Admitted, Doubt, Observation, Refused, Release, Settle, Unpriced
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 USD = 10**9
 
 

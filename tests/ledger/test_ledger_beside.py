@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ledgers import hold, open_ledger, outcome, python, verified
+from ledgers import NOW_US, a_charge, an_attempt, hold, open_ledger, outcome, python, verified
 
 from costguard.errors import LedgerError
 from costguard.ledger.accounting.book import Ledger
@@ -20,6 +20,7 @@ from costguard.ledger.engines import files, keeping, places
 from costguard.ledger.engines.files import SqliteTx
 from costguard.ledger.engines.reading import ReadEngine
 from costguard.ledger.engines.sqlite import SqliteEngine
+from costguard.ledger.records import Admitted, Settle
 
 
 @pytest.fixture
@@ -465,3 +466,36 @@ def test_threads_that_read_at_once_keep_each_other_s_claim_on_what_they_see(path
         before, after, damage = ReadEngine(path).read(read)
     assert before == after == (1,)
     assert damage is None
+
+
+def test_after_a_restore_by_sqlite_itself_nothing_is_remembered_of_the_history_that_is_gone(
+    tmp_path: Path,
+) -> None:
+    path, copy = tmp_path / "ledger.db", tmp_path / "copy.db"
+    ledger = open_ledger(path)
+
+    def call(model: str, project: str) -> None:
+        admitted = ledger.admit(project, NOW_US, [an_attempt(9)._replace(model=model)])
+        assert isinstance(admitted, Admitted)
+        ledger.conclude(NOW_US, [Settle(admitted.attempt_ids[0], a_charge(9))])
+
+    def backed_up(source: Path, target: Path) -> None:
+        one, other = sqlite3.connect(source), sqlite3.connect(target)
+        one.backup(other)
+        one.close()
+        other.close()
+
+    call("early", "acme")
+    backed_up(path, copy)
+    call("m-a", "acme/a")
+    call("m-b", "zzz")
+    ledger.roll_up()
+    backed_up(copy, path)
+    for model, project in (("m-b", "zzz"), ("m-a", "acme/a"), ("m-c", "acme")):
+        call(model, project)
+    ledger.roll_up()
+    assert [(row.keys, row.nanos) for row in ledger.usage(("model", "project"), "2026-01-01", "2028-01-01")] == [
+        (("early", "acme"), 9), (("m-a", "acme/a"), 9), (("m-b", "zzz"), 9), (("m-c", "acme"), 9),
+    ]  # fmt: skip
+    assert verified(ledger)
+    ledger.close()

@@ -17,7 +17,7 @@ from ledgers import python
 
 from costguard import Guard
 from costguard.errors import LedgerError
-from costguard.guard import open_ledger
+from costguard.exchange.opening import open_ledger
 from costguard.ledger.accounting.book import Ledger
 from costguard.ledger.engines.copying import back_up
 from costguard.money import to_usd

@@ -17,7 +17,7 @@ from ledgers import NOW_US, a_charge, hold, kill, open_ledger, outcome, python, 
 
 from costguard.budgets import make_budget
 from costguard.errors import LedgerError
-from costguard.guard import open_ledger as open_by_guard
+from costguard.exchange.opening import open_ledger as open_by_guard
 from costguard.ledger.accounting.book import Ledger
 from costguard.ledger.engines import reading, schema
 from costguard.ledger.engines.files import SqliteTx, blend
@@ -393,7 +393,7 @@ AS_NOBODY = """
 import os, sys
 from ledgers import *
 from costguard.cli import main
-from costguard.guard import open_ledger as by_guard
+from costguard.exchange.opening import open_ledger as by_guard
 import tempfile
 with tempfile.TemporaryDirectory() as folder:  # imports everything while that is allowed
     warm = Path(folder) / "warm.db"
@@ -471,7 +471,7 @@ def test_a_read_only_mount_is_read(shared: Path) -> None:
     hold(ledger, 1)
     ledger.close()
     code = (
-        "import sys\nfrom ledgers import *\nfrom costguard.guard import open_ledger as by_guard\n"
+        "import sys\nfrom ledgers import *\nfrom costguard.exchange.opening import open_ledger as by_guard\n"
         "print(len(by_guard(Path(sys.argv[1]), read_only=True).tasks()))"
     )
     mounted = python(

@@ -15,6 +15,8 @@ from costguard.ledger.accounting.spending import Span
 from costguard.ledger.records import Settle
 from costguard.projects import parse_project
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 NOVEMBER = Span("UTC", 1793491200000000, 1796083200000000, ("2026-11-01", "2026-12-01"))
 PATHS = st.sampled_from(["a", "b", "c", "a/x", "a/x/y", "b/x", "c/z", "/"])
 

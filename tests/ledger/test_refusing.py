@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from ledgers import DAY_US, NOW_US, an_attempt, hold, open_ledger
 
 from costguard.budgets import make_budget
@@ -11,6 +12,8 @@ from costguard.ledger.accounting.book import Ledger
 from costguard.ledger.accounting.reporting import Asked, RefusedSum
 from costguard.ledger.accounting.spending import Span
 from costguard.ledger.records import NewAttempt, Refused, Unpriced
+
+pytestmark = pytest.mark.usefixtures("each_engine")
 
 NOVEMBER = Span("UTC", 1793491200000000, 1796083200000000, ("2026-11-01", "2026-12-01"))
 

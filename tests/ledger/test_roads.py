@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ledgers import NOW_US, an_attempt, open_ledger, told, verified
@@ -21,6 +22,8 @@ from costguard.ledger.accounting.book import Ledger
 from costguard.ledger.accounting.results import result_key
 from costguard.ledger.charges import BEYOND_NOTE, COST_GAP_NANOS, Charge
 from costguard.ledger.records import Admitted, Doubt, Observation, Settle
+
+pytestmark = pytest.mark.usefixtures("each_engine")
 
 UPPER = 1_000_000
 """Worst case of one result, which no true bill passes; also what is assumed of one that tells no figure."""

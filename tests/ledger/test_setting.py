@@ -17,6 +17,8 @@ from costguard.ledger import owner
 from costguard.ledger.absent import NoLedger
 from costguard.ledger.accounting.book import Ledger
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:

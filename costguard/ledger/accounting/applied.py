@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from costguard.budgets import ALL_TIME, Budget, Window, window_at
 from costguard.ledger.accounting.reading import BUDGET, read_budget
-from costguard.ledger.accounting.sql import FOREVER_US, bounds
+from costguard.ledger.accounting.sql import FOREVER_US, bounds, spent_under_leases
 from costguard.ledger.engine import Tx
 from costguard.projects import is_default, like
 
@@ -60,9 +60,11 @@ def windows_in(
         " JOIN budgets b ON b.id = w.budget_id WHERE w.window_us < ? AND w.end_us > ?",
         (end_us, start_us),
     ):
-        kept.add(((project, per), _window(window_us, ended_us)))
+        window = _window(window_us, ended_us)
+        kept.add(((project, per), window))
         if not is_child or spent or held:
-            found.setdefault((project, per), {})[_window(window_us, ended_us)] = spent, held
+            leased = spent_under_leases(tx, project, window)
+            found.setdefault((project, per), {})[window] = spent + leased, held - leased
     for project, per, window_us, ended_us in tx.all(
         "SELECT DISTINCT project, per, window_us, window_end_us FROM terms WHERE per <> 'task' AND window_us < ?"
         " AND (window_end_us IS NULL OR window_end_us > ?)",

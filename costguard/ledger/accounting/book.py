@@ -7,11 +7,12 @@ The parts: `reading`, `usage`, `limits`, `admission`, `posting`, `endings`.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
 from costguard.budgets import day_of
-from costguard.errors import ConfigurationError
+from costguard.errors import ConfigurationError, LedgerError
 from costguard.ledger.accounting.admission import Admissions
 from costguard.ledger.accounting.charged import Charged
 from costguard.ledger.accounting.checkpoint import Checkpoint
@@ -24,6 +25,8 @@ from costguard.ledger.accounting.verify import verify_some
 from costguard.ledger.engine import Engine, Tx
 from costguard.ledger.records import Verification
 
+log = logging.getLogger("costguard")
+
 
 def wall_clock_us() -> int:
     """Now, in UTC microseconds."""
@@ -34,17 +37,30 @@ class Ledger(Admissions, Endings, Usage, Reporting, Charged, History):
     """Holds, charges, budgets and reports over an `Engine`. Every method is one transaction.
 
     `timezone` is the reporting zone, fixed when the ledger is created (default UTC); naming another
-    later is a ConfigurationError. All methods raise LedgerError when the engine cannot do its work.
+    later is a ConfigurationError. `leases`: "auto", "on" or "off", see `leasing`; None: as the engine says.
+    All methods raise LedgerError when the engine cannot do its work.
     """
 
     def __init__(
-        self, engine: Engine, *, timezone: str | None = None, now_us: Callable[[], int] = wall_clock_us
+        self,
+        engine: Engine,
+        *,
+        timezone: str | None = None,
+        now_us: Callable[[], int] = wall_clock_us,
+        leases: str | None = None,
     ) -> None:
         super().__init__(engine, now_us)
+        if leases is not None:
+            self.leases = leases
         self.timezone = self._reporting_zone(timezone)
 
     def close(self) -> None:
-        """Close the engine."""
+        """Give leases back, and close the engine."""
+        if not self._engine.is_closed:
+            try:
+                self.end_leases()
+            except LedgerError as error:
+                log.warning("leases are given back once they are over: %s", error)
         self._engine.close()
 
     @property
@@ -104,8 +120,12 @@ class Ledger(Admissions, Endings, Usage, Reporting, Charged, History):
 
     def _reporting_zone(self, wanted: str | None) -> str:
         def read(tx: Tx) -> str | None:
-            row = tx.one("SELECT value FROM meta WHERE key = 'timezone'")
-            return str(row[0]) if row else None
+            rows = dict(tx.all("SELECT key, value FROM meta WHERE key IN ('timezone', 'moving')"))
+            if "moving" in rows:
+                raise LedgerError(
+                    "a ledger is being moved here, and is not whole yet; `costguard migrate`, run again, goes on"
+                )
+            return rows.get("timezone")
 
         def create(tx: Tx) -> str:
             found = read(tx)

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from costguard.errors import ConfigurationError
 from costguard.ledger.accounting.rolling import Gathered, Leaf, Sums
 from costguard.ledger.engine import Tx
 
-FORMAT = 1
+FORMAT = 2
 """Of a checkpoint's text."""
 
 _PRIME = 2**61 - 1
@@ -98,6 +98,18 @@ def _weights(key: tuple[Any, ...]) -> tuple[int, ...]:
     return tuple(int.from_bytes(told[at : at + 8], "big") % _PRIME for at in range(0, 64, 8))
 
 
+class Slice(NamedTuple):
+    """A lease that is open: its size, and what of it is held and spent, in nano-USD; its project and time."""
+
+    size: int
+    held: int
+    spent: int
+    project: str
+    at_us: int
+    task_max: int | None = None
+    """What a task admitted under it may cost at most, if a hard budget limits it."""
+
+
 @dataclass
 class Checkpoint:
     """The journal up to entry `seq` was verified; `mark` stands for that entry, so that another history is noticed.
@@ -116,6 +128,9 @@ class Checkpoint:
     """This run has looked at what each run looks at first."""
     since: int = 0
     """The last attempt that an earlier run had seen: what became of it since is looked at again."""
+
+    leases: dict[int, Slice] = field(default_factory=dict)
+    """Those that are open."""
 
     def count(self, name: str, rows: int = 1) -> None:
         """So many more rows were looked at."""
@@ -167,6 +182,7 @@ class Checkpoint:
             {
                 "format": FORMAT, "seq": self.seq, "mark": self.mark, "holds": self.holds, "attempt": self.attempt,
                 "digest": self.digest.values, "windows": windows,
+                "leases": [[lease_id, *lease] for lease_id, lease in self.leases.items()],
             }
         )  # fmt: skip
 
@@ -180,7 +196,12 @@ class Checkpoint:
             windows = {(w[0], w[1], w[2], w[3]): [int(w[4]), int(w[5])] for w in told["windows"]}
             seq, holds, attempt = int(told["seq"]), int(told["holds"]), int(told["attempt"])
             digest = Digest(map(int, told["digest"]))
-            return cls(seq, str(told["mark"]), holds, attempt, windows, digest, since=attempt)
+            leases = {
+                int(lease_id): Slice(int(size), int(held), int(spent), str(project), int(at_us), most and int(most))
+                for lease_id, size, held, spent, project, at_us, most in told["leases"]
+            }
+            mark = str(told["mark"])
+            return cls(seq, mark, holds, attempt, windows, digest, since=attempt, leases=leases)
         except (ValueError, LookupError, TypeError) as error:
             raise ConfigurationError("this is no checkpoint of a verification; name another file") from error
 

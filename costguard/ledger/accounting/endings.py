@@ -11,7 +11,7 @@ from costguard.errors import ConfigurationError
 from costguard.ledger.accounting.posting import Posting
 from costguard.ledger.accounting.reading import ATTEMPT, Attempt
 from costguard.ledger.accounting.results import Same, merged_key, same_results
-from costguard.ledger.accounting.sql import OF_TASK, of_task
+from costguard.ledger.accounting.sql import LOCK_TASK, OF_TASK, marks, of_task
 from costguard.ledger.charges import BEYOND_NOTE, WEAK, Basis, Charge, Line, merged
 from costguard.ledger.engine import Steps, Tx, run
 from costguard.ledger.owner import who
@@ -22,6 +22,15 @@ UNKNOWN_AGE_US = 24 * 3_600 * 1_000_000
 
 OPEN = ("held", "unresolved")
 """Statuses of attempts whose money is set aside."""
+
+_LOCK_TASKS = (
+    "SELECT id FROM attempts WHERE (name_hash, task_uuid) IN (SELECT name_hash, task_uuid FROM attempts"
+    " WHERE id IN ({})) ORDER BY id FOR UPDATE"
+)
+
+_LOCK_LEASES = (
+    "SELECT id FROM leases WHERE id IN (SELECT lease_id FROM attempts WHERE id IN ({})) ORDER BY id FOR UPDATE"
+)
 
 _ATTEMPT_AND_SIBLINGS = (
     f"SELECT {ATTEMPT}, EXISTS (SELECT 1 FROM attempts b WHERE b.name_hash = attempts.name_hash"
@@ -45,11 +54,15 @@ class Endings(Posting):
 
         def op(tx: Tx) -> list[Alert]:
             alerts = []
+            ids = sorted({ending.attempt_id for ending in endings})
+            tx.lock(_LOCK_TASKS.format(marks(len(ids)) or "NULL"), ids)
+            if len(ids) > 1:
+                tx.lock(_LOCK_LEASES.format(marks(len(ids))), ids)
             for attempt_id, own in groupby(endings, attrgetter("attempt_id")):
                 alerts += self._conclude(tx, at_us, attempt_id, list(own))
             return alerts
 
-        return tuple((yield from self._writing(op)))
+        return tuple((yield from self._writing(op, beside=True)))
 
     def _conclude(self, tx: Tx, at_us: int, attempt_id: int, endings: Sequence[Ending]) -> list[Alert]:
         row = tx.one(_ATTEMPT_AND_SIBLINGS, (attempt_id,))
@@ -139,11 +152,12 @@ class Endings(Posting):
         Unknown tasks change nothing.
         """
         alerts: list[Alert] = []
-        changes = self._write(lambda tx: self._observe(tx, at_us, seen, alerts))
+        changes = self._write(lambda tx: self._observe(tx, at_us, seen, alerts), beside=True)
         return tuple(alerts), changes
 
     def _observe(self, tx: Tx, at_us: int, seen: Observation, alerts: list[Alert]) -> int:
         alerts.clear()
+        tx.lock(LOCK_TASK, of_task(seen.task_uuid))
         booked = self._booked(tx, seen.task_uuid)
         capacity = self._capacity(tx, seen.task_uuid)
         room = capacity - len(booked)
@@ -290,6 +304,7 @@ class Endings(Posting):
         def op(tx: Tx) -> list[Alert]:
             alerts = []
             fates: dict[int, bool | None] = {}
+            tx.lock(LOCK_TASK, of_task(task_uuid))
             for attempt in self._attempts(tx, task_uuid):
                 is_open = attempt.status in OPEN
                 if at_us - attempt.at_us < unknown_age_us or (is_open and is_taken(attempt)):
@@ -304,7 +319,7 @@ class Endings(Posting):
             self._was_asked(tx, task_uuid, at_us)
             return alerts
 
-        return tuple(self._write(op))
+        return tuple(self._write(op, beside=True))
 
     def _is_over(self, tx: Tx, attempt: Attempt, over: frozenset[int] | None, fates: dict[int, bool | None]) -> bool:
         """True if no request of the attempt is under way, or was when the provider was asked."""

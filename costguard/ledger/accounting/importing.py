@@ -333,4 +333,5 @@ def _attempt_of(new: NewAttempt, attempt_id: int, project: str, at_us: int) -> A
     return Attempt(
         attempt_id, new.task_uuid, project, new.task_type, new.model, new.delivery, new.results, at_us, "", None, None,
         None, new.estimate, new.tags, 0, "held", None, 0, 0, None, None, 0, new.host, None, None, None,
+        None,
     )  # fmt: skip

@@ -14,9 +14,13 @@ from costguard.ledger.records import Alert
 REMEMBERED_MAX = 50_000
 """Things that are remembered from one transaction to the next: budgets of a path, rows that many others name."""
 
-_VERSION = "SELECT 0, CAST(value AS BIGINT), 0 FROM meta WHERE key = 'budgets'"
+TAKE_ARMED = "ON CONFLICT (budget_id, window_us, threshold) DO UPDATE SET at_us = excluded.at_us WHERE alerts.at_us = 0"
+"""How a row of `alerts` is claimed: new, or one whose alert may fire once more (`at_us` 0), never one that fired."""
+
 _BALANCE = "SELECT budget_id, spent, held FROM balances WHERE budget_id = ? AND window_us = ? AND end_us = ?"
 _PATH, _TERMS = "path", "terms"
+ENDED = "ended"
+"""Under this a transaction keeps the alerts of the leases that it has ended."""
 _OVERLAPPING = "SELECT window_us, end_us FROM balances WHERE budget_id = ? AND window_us < ? AND end_us > ?"
 
 Place = tuple[int, int, int]
@@ -40,6 +44,8 @@ class Path(NamedTuple):
     parameters: tuple[int, ...]
     windows: tuple[Place, ...]
     """The balances that `sql` reads: those of the budgets' own windows."""
+    turns: str
+    """Takes the budgets' rows, in the one order in which everybody takes them; empty if there are none."""
 
 
 class State(NamedTuple):
@@ -61,11 +67,11 @@ class State(NamedTuple):
 class Limits(Reading):
     """The part of `Ledger` that knows the budgets of a path and moves their balances."""
 
-    def _balances(self, tx: Tx, project: str, at_us: int) -> tuple[Path, dict[Place, Balanced]]:
+    def _balances(self, tx: Tx, project: str, at_us: int, numbers: int = 1) -> tuple[Path, dict[Place, Balanced]]:
         """The budgets that cover `project` at `at_us`, and the balances of their windows, as far as they have begun.
 
         Budgets are remembered until any of the ledger changes, so that one statement tells all; balances while
-        nobody else writes.
+        nobody else writes. `numbers`: how many rows of the journal are to come.
         """
         own = tx.own
         path: Path | None = tx.kept.get((_PATH, project))
@@ -77,19 +83,34 @@ class Limits(Reading):
                     break
             else:
                 return path, own
-        rows = {row[0]: row for row in tx.all(path.sql, path.parameters)}
+        rows = self._take(tx, path, numbers)
         if rows.pop(0, None) != path.version:
             tx.kept.clear()
             path = self._read_path(tx, project, at_us)
-            rows = {row[0]: row for row in tx.all(path.sql, path.parameters)}
+            rows = self._take(tx, path, numbers)
             rows.pop(0, None)
         if own.get(_PATH) != path.version or len(own) >= REMEMBERED_MAX:
-            own.clear()
+            self._forget(tx)
             own[_PATH] = path.version
         for place in path.windows:
             if place[0] in rows:
                 own[place] = rows[place[0]][1:]
         return path, own
+
+    @staticmethod
+    def _forget(tx: Tx) -> None:
+        """The balances; not the alerts that are still to be told."""
+        ended = tx.own.get(ENDED)
+        tx.own.clear()
+        if ended is not None:
+            tx.own[ENDED] = ended
+
+    @staticmethod
+    def _take(tx: Tx, path: Path, numbers: int) -> dict[int, tuple[int, ...]]:
+        """Take the budgets of a path, whose rows stay where they are while balances move, and read the balances."""
+        if path.turns:
+            tx.lock(path.turns)
+        return {row[0]: row for row in tx.take(path.sql, path.parameters, numbers)}
 
     def _read_path(self, tx: Tx, project: str, at_us: int) -> Path:
         covering = self._covering(tx, project)
@@ -97,8 +118,10 @@ class Limits(Reading):
         places: list[Place] = []
         windows: list[Place] = []
         start_us, end_us = 0, FOREVER_US
-        sql, parameters = _VERSION, list[int]()
+        sql, parameters = tx.stamp, list[int]()
         for known, budget, like_id in covering:
+            if known is None:
+                tx.alone()
             budget_id = self._write_budget(tx, budget, like_id) if known is None else known
             window = None
             if budget.per != "task":
@@ -116,11 +139,13 @@ class Limits(Reading):
                     else:
                         end_us = min(end_us, other[0])
                 windows.append((budget_id, begun, ended))
-                sql += f" UNION ALL SELECT * FROM ({_BALANCE}{tx.for_update}) b{budget_id}"
-                parameters += (budget_id, begun, ended)
             budgets.append((budget_id, budget, window))
+        taken = ",".join([str(budget_id) for budget_id, _, window in budgets if window is not None])
+        for place in windows:
+            sql += f" UNION ALL {_BALANCE}"
+            parameters += place
         path = Path(
-            tx.one(_VERSION) or (),
+            tx.one(tx.stamp) or (),
             start_us,
             end_us,
             tuple(budgets),
@@ -128,6 +153,7 @@ class Limits(Reading):
             sql,
             tuple(parameters),
             tuple(windows),
+            f"SELECT id FROM budgets WHERE id IN ({taken}) ORDER BY id FOR NO KEY UPDATE" if taken else "",
         )
         if len(tx.kept) >= REMEMBERED_MAX:
             tx.kept.clear()
@@ -147,32 +173,34 @@ class Limits(Reading):
         )
         return int(row[0]) if row else 0
 
-    @staticmethod
-    def _budgets_changed(tx: Tx) -> None:
-        tx.run(
-            "INSERT INTO meta VALUES ('budgets', '1') ON CONFLICT (key)"
-            " DO UPDATE SET value = CAST(CAST(meta.value AS INTEGER) + 1 AS TEXT)"
-        )
-        tx.own.clear()
+    def _before_cut(self, tx: Tx) -> None:
+        """Called before attempts are summed up, or budgets change."""
 
-    def _states(self, tx: Tx, project: str, at_us: int, *, enforce: bool) -> tuple[list[State], tuple[Place, ...]]:
+    def _budgets_changed(self, tx: Tx) -> None:
+        """What is remembered of budgets is no longer so. Before they change: what rests on them ends."""
+        self._before_cut(tx)
+        tx.restamp()
+        self._forget(tx)
+
+    def _states(
+        self, tx: Tx, project: str, at_us: int, numbers: int, *, enforce: bool
+    ) -> tuple[list[State], tuple[Place, ...]]:
         """Every budget of the path with the balance of its window at `at_us`, started if there is none.
 
-        And every balance that an admission at `at_us` counts in.
+        And every balance that an admission at `at_us` counts in. `numbers`: how many attempts are to come.
         """
-        states = []
-        path, found = self._balances(tx, project, at_us)
-        # Taken now: a balance that is begun below may make the ledger forget what it remembers.
-        balances = [
-            found.get((budget_id, *bounds(window))) if window is not None else None
-            for budget_id, _, window in path.budgets
+        path, found = self._balances(tx, project, at_us, numbers)
+        begun = [
+            self._open_balance(tx, budget_id, budget, window)
+            for budget_id, budget, window in path.budgets
+            if window is not None and (budget_id, *bounds(window)) not in found
         ]
-        for (budget_id, budget, window), balance in zip(path.budgets, balances, strict=True):
+        if begun:  # which may have moved others, or made the ledger forget what it remembered
+            path, found = self._balances(tx, project, at_us, numbers)
+        states = []
+        for budget_id, budget, window in path.budgets:
             terms_id = self._terms_id(tx, budget, window, hard=enforce and budget.hard)
-            if window is None:
-                states.append(State(terms_id, budget, None, 0, 0))
-                continue
-            spent, held = balance or self._open_balance(tx, budget_id, budget, window)
+            spent, held = (0, 0) if window is None else found[budget_id, *bounds(window)]
             states.append(State(terms_id, budget, window, spent, held))
         return states, path.places
 
@@ -203,6 +231,8 @@ class Limits(Reading):
         self, tx: Tx, budget_id: int, budget: Budget, window: Window, sums: tuple[int, int] | None = None
     ) -> tuple[int, int]:
         """Start a window's balance with what its tasks already spent and hold: `sums`, if these are known."""
+        tx.alone()
+        self._before_cut(tx)  # while leases are open, attempts sum up to more than what is held
         balance = charged_and_held(tx, budget.project, window) if sums is None else sums
         start_us, end_us = bounds(window)
         if tx.one(_OVERLAPPING, (budget_id, end_us, start_us)) is not None:
@@ -237,7 +267,7 @@ class Limits(Reading):
     def _claim(tx: Tx, budget_id: int, budget: Budget, window: Window, threshold: str, at_us: int, spent: int) -> bool:
         """True for the one transaction, among all processes, that may fire this alert; it is kept that it does."""
         row = tx.one(
-            "INSERT INTO alerts VALUES (?,?,?,?) ON CONFLICT DO NOTHING RETURNING 1",
+            f"INSERT INTO alerts VALUES (?,?,?,?) {TAKE_ARMED} RETURNING 1",
             (budget_id, window.start_us, threshold, at_us),
         )
         if row is None:

@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 
-from costguard.ledger.accounting.limits import Limits
+from costguard.ledger.accounting.leasing import Leasing
 from costguard.ledger.accounting.reading import Attempt
 from costguard.ledger.accounting.rolling import roll_if_due
 from costguard.ledger.accounting.sql import bounds, marks
@@ -28,7 +28,7 @@ _CHARGE = (
 _INSERT_CHARGE = f"INSERT INTO entries ({_CHARGE}) VALUES ({marks(_CHARGE.count(',') + 1)})"
 
 
-class Posting(Limits):
+class Posting(Leasing):
     """The part of `Ledger` that writes charges and releases."""
 
     _media_key: bytes | None = None
@@ -58,6 +58,11 @@ class Posting(Limits):
         it is to be released, if that is an operator's word.
         """
         freed = held - attempt.held
+        spent, seen = (charge.nanos, charge.results) if charge else (0, 0)
+        # First of all: what moves a balance is written in the order in which it is moved.
+        moves = None
+        if not self._is_leased(tx, attempt, freed, spent):
+            moves = self._balances(tx, attempt.project, attempt.at_us)
         if charge is None:
             by_word = ("correction", json.dumps([by_hand])) if by_hand else (None, None)
             seq = tx.insert(
@@ -72,15 +77,26 @@ class Posting(Limits):
             self._write_charge(tx, at_us, attempt, freed, charge, figures, reason, is_first=is_first)
             if '"media": ' in attempt.estimate:
                 self._remember(tx, at_us, attempt, charge)
-        spent, seen = (charge.nanos, charge.results) if charge else (0, 0)
         tx.run(
             "UPDATE attempts SET held = ?, charged = charged + ?, seen = seen + ?, status = ?, reason = ?,"
             " ended_us = coalesce(?, ended_us), unconfirmed = coalesce(?, unconfirmed) WHERE id = ?",
             (held, spent, seen, status, reason, ended_us, _unconfirmed(charge, replaces), attempt.id),
         )
-        path, balances = self._balances(tx, attempt.project, attempt.at_us)
+        if moves is None:
+            return []
+        path, balances = moves
         # A window without a balance is summed up from the attempts when it is next looked at.
         self._move(tx, path.places, spent, freed)
+        if spent + freed > 0 and tx.is_shared:
+            over = [
+                budget.project
+                for budget_id, budget, window in path.budgets
+                if window
+                and budget.hard
+                and sum(balances.get((budget_id, *bounds(window)), _NOTHING)) > budget.limit_nanos
+            ]
+            if over:  # nothing more is admitted, under leases neither
+                self._end_leases(tx, over)
         alerts = []
         for budget_id, budget, window in path.budgets:
             if spent and window and budget.warn_at:
@@ -133,7 +149,7 @@ class Posting(Limits):
                     " DO UPDATE SET at_us = excluded.at_us, counts = excluded.counts",
                     (digest, at_us, json.dumps(counts)),
                 )
-        tx.run("DELETE FROM media WHERE at_us < ?", (at_us - MEDIA_AGE_US,))
+        tx.tidy("DELETE FROM media WHERE at_us < ?", (at_us - MEDIA_AGE_US,))
 
     def media_key(self) -> bytes:
         """The key of this ledger's media digests, made when it is first asked for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
@@ -26,11 +27,13 @@ from costguard.ledger.accounting.sql import (
 from costguard.ledger.charges import Charge, read_lines
 from costguard.ledger.engine import Engine, Steps, Tx, Write, run
 from costguard.ledger.owner import Owner, is_dead
-from costguard.ledger.records import Balance, TaskRow
+from costguard.ledger.records import Alert, Balance, TaskRow
 from costguard.money import sum_known
 from costguard.projects import ancestors, is_default, like
 
 T = TypeVar("T")
+
+log = logging.getLogger("costguard")
 
 BUDGET = "id, project, per, limit_nanos, timezone, action, warn_at, floor_tokens, wait_ms"
 
@@ -75,6 +78,8 @@ class Attempt(NamedTuple):
     """1 if the provider once took the task."""
     ask_us: int | None
     """Released because the provider did not know it: when it is to be asked for once more, 0 once it was."""
+    lease_id: int | None
+    """The lease that it was admitted under."""
 
 
 ATTEMPT = ", ".join(Attempt._fields)
@@ -96,6 +101,11 @@ def terms(budget: Budget) -> tuple[int, str, str, str, int, int]:
     )  # fmt: skip
 
 
+def _log_alerts(alerts: Iterable[Alert]) -> None:
+    for alert in alerts:
+        log.warning("%s", alert)
+
+
 class Reading:
     """The reading half of `Ledger`; every method is one snapshot and raises LedgerError if it cannot be had."""
 
@@ -104,6 +114,8 @@ class Reading:
     def __init__(self, engine: Engine, now_us: Callable[[], int]) -> None:
         self._engine = engine
         self._now_us = now_us
+        self.on_alerts: Callable[[Sequence[Alert]], object] = _log_alerts
+        """Called with the alerts of leases that this program has ended."""
 
     def _read(self, op: Callable[[Tx], T]) -> T:
         """Run `op` on one snapshot."""
@@ -114,19 +126,29 @@ class Reading:
         except (*_UNFIT, TypeError) as error:
             raise not_whole(error) from error
 
-    def _write(self, op: Callable[[Tx], T]) -> T:
-        """Run `op` in one transaction."""
-        return run(self._writing(op))
+    def _write(self, op: Callable[[Tx], T], *, beside: bool = False) -> T:
+        """Run `op` in one transaction; `beside` others, see `Engine.write`."""
+        return run(self._writing(op, beside=beside))
 
-    def _writing(self, op: Callable[[Tx], T]) -> Steps[T]:
+    def _writing(self, op: Callable[[Tx], T], *, beside: bool = False) -> Steps[T]:
         """The steps of `_write`."""
         try:
-            value: T = yield Write(self._engine, op)
+            value: T
+            if self._engine.is_shared:
+                value, alerts = yield Write(self._engine, lambda tx: (op(tx), self._ended(tx)), beside)
+                if alerts:
+                    self.on_alerts(alerts)
+            else:
+                value = yield Write(self._engine, op, beside)
         except CostguardError:
             raise
         except _UNFIT as error:  # a TypeError is of what a caller wants to write
             raise not_whole(error) from error
         return value
+
+    def _ended(self, tx: Tx) -> tuple[Alert, ...]:  # noqa: ARG002
+        """Alerts of what a transaction did beside what it was for."""
+        return ()
 
     def ceilings(self) -> dict[str, int]:
         """All ceilings: model or task type -> nano-USD per result."""
@@ -218,7 +240,7 @@ class Reading:
 
         `project` includes what lies below it; times bound the admission of an attempt.
         """
-        conditions, parameters = ["1=1"], list[object]()
+        conditions, parameters = ["delivery <> 'lease'"], list[object]()
         if project is not None:
             condition, values = covered(project)
             conditions.append(condition)

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from datetime import date
 
 from costguard.budgets import Window, from_us
-from costguard.ledger.accounting.checkpoint import Checkpoint
-from costguard.ledger.accounting.sql import FOREVER_US, admitted_in, covered
+from costguard.ledger.accounting.checkpoint import Checkpoint, Slice
+from costguard.ledger.accounting.leasing import LEASE, LEASED
+from costguard.ledger.accounting.sql import FOREVER_US, admitted_in, bounds, covered
 from costguard.ledger.charges import read_lines
 from costguard.ledger.engine import Tx
 from costguard.money import to_text
-from costguard.projects import ancestors
+from costguard.projects import ancestors, covers
 
 
 class BrokenError(Exception):
@@ -35,7 +36,7 @@ _ATTEMPTS = (
 _HELD = _ATTEMPTS.format(
     "h.held",
     "entries h CROSS JOIN attempts a",
-    "a.id = h.attempt_id AND h.kind = 'hold' AND h.seq > ? AND h.seq <= ? GROUP BY h.seq",
+    "a.id = h.attempt_id AND h.kind = 'hold' AND h.seq > ? AND h.seq <= ? GROUP BY h.seq, a.id",
 )
 _HELD_BEFORE = _ATTEMPTS.format("coalesce(a.upper, 0)", "attempts a", "a.id = ? GROUP BY a.id")
 """Of an attempt whose first entry was seen by an earlier run."""
@@ -86,43 +87,89 @@ class Replay:
             f" JOIN attempts a ON a.id = e.attempt_id WHERE e.seq <= ? AND {below} AND {within}",
             (self._state.seq, *projects, *times),
         )
-        return (row[0], row[1]) if row else (0, 0)
+        spent, held = (row[0], row[1]) if row else (0, 0)
+        start_us, end_us = bounds(Window(key[2], key[3]))
+        for lease in self._state.leases.values():
+            if covers(key[0], lease.project) and start_us <= lease.at_us < end_us:
+                spent, held = spent - lease.spent, held - lease.held
+        return spent, held
 
     def run(self, until: int) -> None:
         """Look at the entries after the state's, up to `until`."""
         state, tx = self._state, self._tx
         first = state.seq
         self._attempts(_HELD, (first, until))
-        for seq, attempt_id, kind, held, spent, saw, basis, lines, replaces, project, at_us in tx.each(
+        for (
+            seq, attempt_id, kind, held, spent, saw, basis, lines, replaces, project, at_us, lease_id, delivery,
+        ) in tx.each(
             "SELECT e.seq, e.attempt_id, e.kind, e.held, e.spent, e.saw, e.basis, e.lines, e.replaces, a.project,"
-            " a.at_us FROM entries e LEFT JOIN attempts a ON a.id = e.attempt_id WHERE e.seq > ? AND e.seq <= ?"
-            " ORDER BY e.seq",
+            " a.at_us, a.lease_id, a.delivery FROM entries e LEFT JOIN attempts a ON a.id = e.attempt_id"
+            " WHERE e.seq > ? AND e.seq <= ? ORDER BY e.seq",
             (first, until),
-        ):
+        ):  # fmt: skip
             if project is None:
                 raise BrokenError(f"links: a row of entries names attempt_id {attempt_id}, which is not in attempts")
+            task_max = None
             if kind == "hold":
                 if attempt_id <= state.attempt:
                     raise BrokenError(f"journal: attempt {attempt_id} has two entries that hold, or is out of order")
                 state.attempt = attempt_id
                 state.holds += 1
-                self._admission(attempt_id, at_us, held, saw)
+                task_max = self._admission(attempt_id, at_us, held, saw, is_lease=delivery == LEASE)
             elif attempt_id <= state.since:
                 self._attempts(_HELD_BEFORE, (attempt_id,))
             if kind == "charge":
                 self._charge(seq, attempt_id, spent, basis, lines, replaces)
             elif spent:
                 raise BrokenError(f"charges: entry {seq} is a {kind} and spends money")
+            moved = spent, held
+            if delivery == LEASE:
+                moved = self._lease(attempt_id, kind, held, project, at_us, task_max)
+            elif lease_id is not None and self._under_lease(attempt_id, lease_id, kind, held, spent):
+                continue
             for ancestor in ancestors(project):
                 for of_period in self._windows[ancestor].values() if ancestor in self._windows else ():
                     for true in of_period.over(at_us):
-                        true[0] += spent
-                        true[1] += held
+                        true[0] += moved[0]
+                        true[1] += moved[1]
         for (seq,) in tx.all(_FIRST, (first, until)):
             raise BrokenError(f"roll-ups: charge {seq} counts its task, which was charged before")
 
-    def _admission(self, attempt_id: int, at_us: int, held: int, saw: str | None) -> None:
-        """It saw the true balance, and a hard budget was never passed."""
+    def _lease(
+        self, lease_id: int, kind: str, held: int, project: str, at_us: int, task_max: int | None
+    ) -> tuple[int, int]:
+        """A lease holds its slice; as it ends, the budgets get what is spent and held of it: what is so moved."""
+        if kind == "hold":
+            self._state.leases[lease_id] = Slice(held, 0, 0, project, at_us, task_max)
+            return 0, held
+        size, held_under, spent_under, *_ = self._state.leases.pop(lease_id, Slice(-1, 0, 0, "", 0))
+        if held != -size:
+            raise BrokenError(f"leases: {lease_id} gives back {to_text(-held)}, and had {to_text(max(size, 0))}")
+        return spent_under, held + held_under
+
+    def _under_lease(self, attempt_id: int, lease_id: int, kind: str, held: int, spent: int) -> bool:
+        """What moves within an open lease moves no balance; nothing is admitted beyond it, or when it has ended."""
+        lease = self._state.leases.get(lease_id)
+        if lease is None:
+            if kind == "hold":
+                raise BrokenError(f"leases: attempt {attempt_id} was admitted under {lease_id}, which was not open")
+            return False
+        if kind == "hold" and lease.task_max is not None and held > lease.task_max:
+            raise BrokenError(f"leases: attempt {attempt_id} is beyond what one may cost: {held} > {lease.task_max}")
+        lease = lease._replace(held=lease.held + held, spent=lease.spent + spent)
+        if lease.held + lease.spent > lease.size:
+            raise BrokenError(
+                f"leases: attempt {attempt_id} is beyond {lease_id}: {lease.held} + {lease.spent} > {lease.size}"
+            )
+        self._state.leases[lease_id] = lease
+        return True
+
+    def _admission(self, attempt_id: int, at_us: int, held: int, saw: str | None, *, is_lease: bool) -> int | None:
+        """It saw the true balance, and a hard budget was never passed; the least limit per task.
+
+        A lease is not one task: that limit is for those that are admitted under it.
+        """
+        task_max: int | None = None
         told = json.loads(saw) if saw else []
         for at in range(0, len(told), 3):
             terms_id, seen_spent, seen_held = told[at : at + 3]
@@ -135,9 +182,15 @@ class Replay:
                 raise BrokenError(f"{where} was admitted outside the window it was held in")
             if [seen_spent, seen_held] != true:
                 raise BrokenError(f"{where} saw spent {seen_spent}, held {seen_held}; the journal says {true}")
+            if per == "task" and hard:
+                task_max = limit if task_max is None else min(limit, task_max)
+                if is_lease:
+                    self._state.count("admissions")
+                    continue
             if hard and seen_spent + seen_held + held > limit:
                 raise BrokenError(f"{where} was admitted over the limit: {seen_spent} + {seen_held} + {held} > {limit}")
             self._state.count("admissions")
+        return task_max
 
     def _charge(
         self, seq: int, attempt_id: int, nanos: int, basis: str | None, lines: str | None, replaces: int | None
@@ -176,7 +229,7 @@ class Replay:
                 )
             if first != upper:
                 raise BrokenError(f"{where} began by holding {to_text(first)}; its upper is {to_text(upper)}")
-            if held < 0 or (held and status not in ("held", "unresolved")):
+            if held < 0 or (held and status not in ("held", "unresolved", LEASED)):
                 raise BrokenError(f"{where} is {status} and holds {to_text(held)}")
             if seen != results:
                 raise BrokenError(f"{where} counts {seen} results, its charges {results}")

@@ -6,6 +6,7 @@ a tenth of adding each; whoever reads adds what the journal has beyond it.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -24,6 +25,12 @@ ROLL_MAX = 4 * ROLL_EVERY
 
 SLOT_US = 900 * 1_000_000
 """A quarter of an hour: where the days of every zone in use begin."""
+
+SHARED_TIMES = 8
+"""Where many hosts write, roll-ups follow in so much larger steps."""
+
+_NEAR = 4
+"""Not each of an attempt's numbers is a charge's."""
 
 T = TypeVar("T")
 
@@ -233,12 +240,13 @@ def _add_compared(found: dict[tuple[str, str, str, str], Sums], entries: Sequenc
 
 # -- the tables ---------------------------------------------------------------------------------
 
-_ADD_SUMS = (
-    " DO UPDATE SET lead_tasks = lead_tasks + excluded.lead_tasks, tasks = tasks + excluded.tasks,"
-    " results = results + excluded.results, quantity = quantity + excluded.quantity, nanos = nanos + excluded.nanos,"
-    " reasoning = reasoning + excluded.reasoning, priced = priced + excluded.priced,"
-    " computed = computed + excluded.computed"
-)
+_SUMS = ("lead_tasks", "tasks", "results", "quantity", "nanos", "reasoning", "priced", "computed")
+_COMPARED = ("attempts", "expected", "upper", "billed", "over")
+
+
+def _add_up(table: str, sums: Sequence[str]) -> str:
+    """What an `INSERT` does where there is such a row."""
+    return "DO UPDATE SET " + ", ".join([f"{name} = {table}.{name} + excluded.{name}" for name in sums])
 
 
 def rolled(tx: Tx) -> int:
@@ -249,16 +257,36 @@ def rolled(tx: Tx) -> int:
 
 def roll_if_due(tx: Tx, seq: int) -> None:
     """Entry `seq` was just written: add what is before it to the roll-ups, if that is enough."""
+    if tx.is_shared:
+        # Of all who write, who comes to such a number does it. A number is drawn before its entry is committed: once
+        # all that has begun is over, nothing is to come below this one.
+        if seq % (SHARED_TIMES * ROLL_EVERY) < _NEAR:
+            tx.later(functools.partial(_roll_up_to, seq))
+        return
     known = tx.kept.get(_ROLLED)
     if known is None or seq - known >= ROLL_EVERY:
         known = rolled(tx)
         if seq - known >= ROLL_EVERY:
-            try:
-                known = roll(tx, known, min(seq, known + ROLL_MAX))
-            except ValueError as error:  # nothing of it is written yet: a charge is not lost for what is damaged
-                log.error("the roll-ups cannot follow the journal; `costguard verify` names why: %s", error)
-                known = seq
+            known = _try_to_roll(tx, known, min(seq, known + ROLL_MAX))
         tx.kept[_ROLLED] = known
+
+
+def _roll_up_to(last: int, tx: Tx) -> None:
+    tx.lock("SELECT 0 AS id FROM meta WHERE key = 'rolled' FOR UPDATE")
+    known = rolled(tx)
+    until = min(last, known + ROLL_MAX)
+    if known < until:
+        _try_to_roll(tx, known, until)
+        if until < last:
+            tx.later(functools.partial(_roll_up_to, last))
+
+
+def _try_to_roll(tx: Tx, after: int, until: int) -> int:
+    try:
+        return roll(tx, after, until)
+    except ValueError as error:  # nothing of it is written yet: a charge is not lost for what is damaged
+        log.error("the roll-ups cannot follow the journal; `costguard verify` names why: %s", error)
+        return until
 
 
 def roll(tx: Tx, after: int, until: int) -> int:
@@ -266,17 +294,18 @@ def roll(tx: Tx, after: int, until: int) -> int:
     found = gather(tx, after, until)
     for table, column, sums in (("rollups", "day", found.days.items()), ("slots", "slot", found.slots.items())):
         tx.many(
-            f"INSERT INTO {table} VALUES ({marks(2 + len(NO_SUMS))}) ON CONFLICT ({column}, leaf_id){_ADD_SUMS}",
+            f"INSERT INTO {table} VALUES ({marks(2 + len(NO_SUMS))}) ON CONFLICT ({column}, leaf_id)"
+            f" {_add_up(table, _SUMS)}",
             [(when, _leaf_id(tx, leaf), *values) for (when, leaf), values in sums],
         )
     tx.many(
-        f"INSERT INTO tagged VALUES ({marks(3 + len(NO_SUMS))}) ON CONFLICT (day, tags_id, leaf_id){_ADD_SUMS}",
+        f"INSERT INTO tagged VALUES ({marks(3 + len(NO_SUMS))}) ON CONFLICT (day, tags_id, leaf_id)"
+        f" {_add_up('tagged', _SUMS)}",
         [(day, _tags_id(tx, tags), _leaf_id(tx, leaf), *values) for (day, tags, leaf), values in found.tagged.items()],
     )
     tx.many(
-        "INSERT INTO estimates VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT (day, project, model, what) DO UPDATE SET"
-        " attempts = attempts + excluded.attempts, expected = expected + excluded.expected,"
-        " upper = upper + excluded.upper, billed = billed + excluded.billed, over = over + excluded.over",
+        "INSERT INTO estimates VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT (day, project, model, what)"
+        f" {_add_up('estimates', _COMPARED)}",
         [(*key, *values) for key, values in found.estimates.items() if any(values)],
     )
     tx.run("UPDATE meta SET value = ? WHERE key = 'rolled'", (str(until),))

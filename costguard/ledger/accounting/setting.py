@@ -8,7 +8,8 @@ from typing import Protocol
 
 from costguard.budgets import Budget, window_at
 from costguard.errors import ConfigurationError
-from costguard.ledger.accounting.limits import Limits
+from costguard.ledger.accounting.leasing import Leasing
+from costguard.ledger.accounting.limits import TAKE_ARMED
 from costguard.ledger.accounting.naming import Names
 from costguard.ledger.accounting.reading import BUDGET, read_budget, terms
 from costguard.ledger.accounting.sql import admitted_in, covered
@@ -25,7 +26,7 @@ class Make(Protocol):
         """The new one."""
 
 
-class Setting(Limits):
+class Setting(Leasing):
     """The part of `Ledger` that changes budgets and ceilings, and logs it."""
 
     def set_budget(self, budget: Budget, at_us: int) -> None:
@@ -54,12 +55,12 @@ class Setting(Limits):
         budget = make(old=before)
         if budget == own:
             return budget, own
+        self._budgets_changed(tx)
         tx.run(
             "INSERT INTO budget_changes (at_us, change, project, per, limit_nanos, timezone, action, warn_at,"
             " floor_tokens, wait_ms, who) VALUES (?,'set',?,?,?,?,?,?,?,?,?)",
             (at_us, project, per, *terms(budget), who()),
         )
-        self._budgets_changed(tx)
         if not is_default(project):
             self._put(tx, budget, at_us, None, found[1] if found else None)
             return budget, before
@@ -84,12 +85,12 @@ class Setting(Limits):
             tx.run("DELETE FROM balances WHERE budget_id = ?", (budget_id,))
             tx.run(
                 "INSERT INTO alerts SELECT budget_id, ?, threshold, at_us FROM alerts"
-                " WHERE budget_id = ? AND window_us = ? ON CONFLICT DO NOTHING",
+                f" WHERE budget_id = ? AND window_us = ? AND at_us > 0 {TAKE_ARMED}",
                 (window.start_us, budget_id, before.start_us),
             )
         if old and old.limit_nanos < budget.limit_nanos:
             # What was said of the lower limit says nothing of this one.
-            tx.run("DELETE FROM alerts WHERE budget_id = ? AND window_us >= ?", (budget_id, first_us))
+            tx.run("UPDATE alerts SET at_us = 0 WHERE budget_id = ? AND window_us >= ?", (budget_id, first_us))
         if like_id is None and self._balance(tx, budget_id, window) is None:
             self._open_balance(tx, budget_id, budget, window)
 
@@ -139,11 +140,11 @@ class Setting(Limits):
             found = self._find_budget(tx, project, per)
             if found is None or found[2] is not None:
                 return False
+            self._budgets_changed(tx)
             for (budget_id,) in tx.all("SELECT id FROM budgets WHERE id = ? OR like_id = ?", (found[0], found[0])):
                 for table in ("balances", "alerts"):
                     tx.run(f"DELETE FROM {table} WHERE budget_id = ?", (budget_id,))
                 tx.run("DELETE FROM budgets WHERE id = ?", (budget_id,))
-            self._budgets_changed(tx)
             tx.run(
                 "INSERT INTO budget_changes (at_us, change, project, per, who) VALUES (?,'remove',?,?,?)",
                 (at_us, project, per, who()),

@@ -8,6 +8,9 @@ from zlib import crc32
 from costguard.budgets import Window
 from costguard.errors import LedgerError
 from costguard.ledger.engine import Tx
+from costguard.projects import covers
+
+_LEASES = "open leases"
 
 FOREVER_US = 2**63 - 1
 """How a balance keeps the end of a window that has none."""
@@ -27,6 +30,9 @@ def marks(count: int) -> str:
 
 OF_TASK = "name_hash = ? AND task_uuid = ?"
 """SQL condition: an attempt is of a task; its parameters are `of_task`."""
+
+LOCK_TASK = f"SELECT id FROM attempts WHERE {OF_TASK} ORDER BY id FOR UPDATE"
+"""SQL for `Tx.lock`: all attempts of a task; parameters are `of_task`."""
 
 CHARGES_OF_TASK = f"attempts a CROSS JOIN charges c WHERE {OF_TASK} AND c.attempt_id = a.id"
 """SQL source and condition: the attempts `a` of a task with their charges `c`, parameters as for `OF_TASK`.
@@ -73,6 +79,19 @@ def charged_and_held(tx: Tx, project: str, window: Window) -> tuple[int, int]:
         (*projects, *times),
     )
     return (row[0], row[1]) if row else (0, 0)
+
+
+def spent_under_leases(tx: Tx, project: str, window: Window) -> int:
+    """What was spent in a window under leases that are open, in nano-USD: its balance has it among what is held.
+
+    For transactions that read: the leases are looked at once.
+    """
+    if not tx.is_shared:
+        return 0
+    if _LEASES not in tx.own:
+        tx.own[_LEASES] = tx.all("SELECT project, at_us, spent FROM leases WHERE is_open = 1")
+    start_us, end_us = bounds(window)
+    return sum([spent for of, at_us, spent in tx.own[_LEASES] if covers(project, of) and start_us <= at_us < end_us])
 
 
 def not_whole(error: Exception) -> LedgerError:

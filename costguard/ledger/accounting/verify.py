@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from costguard.budgets import Window, is_like
-from costguard.ledger.accounting.checkpoint import Checkpoint, Digest, summed
+from costguard.ledger.accounting.checkpoint import Checkpoint, Digest, Slice, summed
 from costguard.ledger.accounting.replay import BrokenError, Replay, is_near, window_name
 from costguard.ledger.accounting.rolling import gather, rolled
 from costguard.ledger.accounting.sql import FOREVER_US
@@ -68,6 +68,7 @@ def _check_end(tx: Tx, state: Checkpoint) -> None:
     state.checked = beyond.checked
     _check_holds(tx, beyond)
     _look_at(state, "links", _links(tx))
+    _look_at(state, "leases", _leases(tx, beyond.leases))
     _check_rollups(tx, state)
     _look_at(state, "balances", _balances(tx, beyond.windows))
     _look_at(state, "changes", _changes(tx))
@@ -165,6 +166,21 @@ def _balances(tx: Tx, windows: Mapping[tuple[str, str, int, int | None], list[in
                 f"budget {project} per {per}, window {window_name(window)}: spent {to_text(spent)}, held"
                 f" {to_text(held)}; its tasks sum to {to_text(true[0])}, {to_text(true[1])}"
             )
+
+
+def _leases(tx: Tx, leases: Mapping[int, Slice]) -> Findings:
+    """Every lease that is open has in its row what the journal says of it."""
+    left = dict(leases)
+    for lease_id, size, rest, held, spent in tx.each(
+        "SELECT id, slice, rest, held, spent FROM leases WHERE is_open = 1"
+    ):
+        true = left.pop(lease_id, None)
+        if true is None or true[:3] != (size, held, spent) or rest != size - held - spent:
+            yield f"{lease_id} has {size} = {rest} + {held} + {spent}; the journal says {true[:3] if true else 'none'}"
+        else:
+            yield None
+    for lease_id in left:
+        yield f"{lease_id} is open in the journal, and nowhere else"
 
 
 _TERMS = "limit_nanos, timezone, action, warn_at, floor_tokens, wait_ms"

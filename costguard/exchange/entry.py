@@ -16,8 +16,8 @@ from costguard.exchange.appraising import Appraiser
 from costguard.exchange.effects import Pause, Question
 from costguard.exchange.receipt import TaskReceipt
 from costguard.exchange.refusing import exceeded, unpriced
+from costguard.ledger.accounting.attempts import over_by_task
 from costguard.ledger.accounting.book import Ledger
-from costguard.ledger.accounting.reading import over_by_task
 from costguard.ledger.engine import Steps
 from costguard.ledger.records import Admitted, Alert, NewAttempt, Refused, Unpriced
 from costguard.tasks import Task

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from costguard.errors import ConfigurationError
 from costguard.exchange.settlement import Finding, Settlement
+from costguard.ledger.accounting.attempts import over_by_task
 from costguard.ledger.accounting.book import Ledger
-from costguard.ledger.accounting.reading import over_by_task
 from costguard.wire import NATIVE
 
 BATCH_TASKS = 50
@@ -144,6 +144,7 @@ def _questions(desk: Desk, progress: Progress | None) -> _Questions:
     """Yield one request body after the other and be sent (status, body)."""
     desk.settlement.drain()
     now_us = desk.now_us()
+    desk.ledger.end_leases(now_us)  # those of programs that are gone, too
     before_us = now_us - desk.min_age_us
     wanted = [
         attempt.task_uuid

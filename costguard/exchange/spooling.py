@@ -19,8 +19,8 @@ from costguard.errors import ConfigurationError, LedgerError
 from costguard.exchange.outage import Outage
 from costguard.exchange.replaying import Desk, moved
 from costguard.ledger.absent import NoLedger
+from costguard.ledger.accounting.attempts import Attempt
 from costguard.ledger.accounting.book import Ledger
-from costguard.ledger.accounting.reading import Attempt
 from costguard.ledger.engine import Steps, run
 from costguard.ledger.records import Admitted, Alert, Ending, NewAttempt, Refused, Unpriced
 from costguard.ledger.spooled import Begun, Ended, Heard

@@ -6,8 +6,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,75 +14,35 @@ import ledgers
 from faults import ALL, AT_COMMIT, FINAL, Fault, Faults
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from lease_model import (
+    AMOUNTS,
+    BUDGETS,
+    CALLER,
+    CALLERS,
+    LIMITS,
+    PERIODS,
+    PROGRAMS,
+    SECOND_US,
+    START_US,
+    ZONES,
+    Attempt,
+    Program,
+    done,
+)
 from ledgers import DAY_US, MINUTE_US, a_charge, an_attempt, told
 
-from costguard.budgets import Budget, Window, make_budget, to_us, window_at
+from costguard.budgets import Budget, Window, make_budget, window_at
 from costguard.errors import LedgerError
-from costguard.ledger.accounting.book import Ledger
 from costguard.ledger.accounting.checkpoint import Checkpoint
 from costguard.ledger.accounting.leasing import Lease, Purse
-from costguard.ledger.engines import open_engine
 from costguard.ledger.records import Admitted, Alert, Doubt, Ending, Observation, Refused, Release, Settle
 from costguard.money import to_usd
 from costguard.projects import ancestors, covers, like
 
 T = TypeVar("T")
 
-SECOND_US = 1_000_000
-START_US = to_us(datetime(2026, 11, 30, 23, 59, 50, tzinfo=UTC))
-BUDGETS = ("/", "acme", "acme/search", "acme/*", "other")
-PERIODS = ("total", "month", "day", "task")
-CALLERS = ("acme/search", "acme/search/prod", "acme/chat", "other")
-CALLER = st.sampled_from(CALLERS)
-AMOUNTS = st.lists(st.integers(1, 40), min_size=1, max_size=3)
-ZONES = ("UTC", "UTC", "Asia/Kolkata")
-LIMITS = st.sampled_from([1_000_000, 400_000, 3_000_000, 100_000, 30_000, 2_000, 0])
-PROGRAMS = (("on", 0), ("on", 3 * MINUTE_US), ("on", -2 * MINUTE_US), ("off", SECOND_US))
-"""Of each: whether it takes leases, and how far its clock is off."""
-
 steps = Counter[str]()
 """What was done, in all examples."""
-
-
-def done(op: Callable[..., object], *arguments: object) -> bool:
-    """Run `op`; True."""
-    op(*arguments)
-    return True
-
-
-@dataclass
-class Attempt:
-    """What the model knows of an attempt."""
-
-    id: int
-    task_uuid: str
-    project: str
-    at_us: int
-    held: int
-    charged: int = 0
-    basis: str | None = None
-
-    @property
-    def open(self) -> bool:
-        return self.basis is None
-
-
-class Program:
-    """A ledger in a program of its own, with its own clock."""
-
-    def __init__(self, url: str, leases: str, skew_us: int, machine: LeaseMachine) -> None:
-        self.machine, self.skew_us = machine, skew_us
-        self.ledger = Ledger(open_engine(url, durability="normal"), now_us=lambda: self.now, leases=leases)
-        self.ledger.on_alerts = machine.hear
-
-    @property
-    def now(self) -> int:
-        return self.machine.now + self.skew_us
-
-    @property
-    def leases(self) -> list[Lease]:
-        """Those in its purse."""
-        return [lease for free in self.ledger._purse._free.values() for lease in free]
 
 
 class LeaseMachine(RuleBasedStateMachine):
@@ -107,7 +66,10 @@ class LeaseMachine(RuleBasedStateMachine):
         self.checkpoint = Checkpoint()
         self.count = 0
         url = str(ledgers.place(self.path))
-        self.programs = [Program(url, leases, skew, self) for leases, skew in PROGRAMS]
+        self.programs = [
+            Program(url, leases, lambda skew=skew: self.now + skew, self.hear)  # type: ignore[misc]
+            for leases, skew in PROGRAMS
+        ]
         self.set_budget(0, "/", per, limit, "UTC", "block")
 
     def teardown(self) -> None:

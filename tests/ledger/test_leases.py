@@ -164,6 +164,16 @@ def test_a_budget_set_later_has_its_own_days_of_what_leases_held(
     assert verified(programs[2])
 
 
+def test_an_admission_that_begins_a_window_sees_the_others_without_the_leases_that_it_ends(
+    path: Path, programs: Sequence[Ledger]
+) -> None:
+    programs[0].set_budget(make_budget("/", 1, per="day"), NOW_US)
+    (attempt_id, *_) = leased(programs[0], 10)
+    programs[0].conclude(NOW_US, [Settle(attempt_id, a_charge(7))])
+    hold(programs[1], 10, at_us=NOW_US + ledgers.DAY_US)
+    assert verified(programs[2])
+
+
 def test_a_task_that_calls_itself_a_lease_is_a_task(path: Path, programs: Sequence[Ledger]) -> None:
     task = an_attempt(10)._replace(task_type="lease")
     for _ in range(2):

@@ -8,10 +8,10 @@ from itertools import groupby
 from operator import attrgetter
 
 from costguard.errors import ConfigurationError
+from costguard.ledger.accounting.attempts import ATTEMPT, Attempt
 from costguard.ledger.accounting.posting import Posting
-from costguard.ledger.accounting.reading import ATTEMPT, Attempt
 from costguard.ledger.accounting.results import Same, merged_key, same_results
-from costguard.ledger.accounting.sql import LOCK_TASK, OF_TASK, marks, of_task
+from costguard.ledger.accounting.sql import LOCK_LEASES, LOCK_TASK, LOCK_TASKS, OF_TASK, marks, of_task
 from costguard.ledger.charges import BEYOND_NOTE, WEAK, Basis, Charge, Line, merged
 from costguard.ledger.engine import Steps, Tx, run
 from costguard.ledger.owner import who
@@ -22,15 +22,6 @@ UNKNOWN_AGE_US = 24 * 3_600 * 1_000_000
 
 OPEN = ("held", "unresolved")
 """Statuses of attempts whose money is set aside."""
-
-_LOCK_TASKS = (
-    "SELECT id FROM attempts WHERE (name_hash, task_uuid) IN (SELECT name_hash, task_uuid FROM attempts"
-    " WHERE id IN ({})) ORDER BY id FOR UPDATE"
-)
-
-_LOCK_LEASES = (
-    "SELECT id FROM leases WHERE id IN (SELECT lease_id FROM attempts WHERE id IN ({})) ORDER BY id FOR UPDATE"
-)
 
 _ATTEMPT_AND_SIBLINGS = (
     f"SELECT {ATTEMPT}, EXISTS (SELECT 1 FROM attempts b WHERE b.name_hash = attempts.name_hash"
@@ -55,9 +46,9 @@ class Endings(Posting):
         def op(tx: Tx) -> list[Alert]:
             alerts = []
             ids = sorted({ending.attempt_id for ending in endings})
-            tx.lock(_LOCK_TASKS.format(marks(len(ids)) or "NULL"), ids)
+            tx.lock(LOCK_TASKS.format(marks(len(ids)) or "NULL"), ids)
             if len(ids) > 1:
-                tx.lock(_LOCK_LEASES.format(marks(len(ids))), ids)
+                tx.lock(LOCK_LEASES.format(marks(len(ids))), ids)
             for attempt_id, own in groupby(endings, attrgetter("attempt_id")):
                 alerts += self._conclude(tx, at_us, attempt_id, list(own))
             return alerts

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from costguard.budgets import from_us
 from costguard.ledger.accounting.admission import Admissions
+from costguard.ledger.accounting.attempts import Attempt
 from costguard.ledger.accounting.endings import OPEN, UNKNOWN_AGE_US, Endings
 from costguard.ledger.accounting.naming import Names
-from costguard.ledger.accounting.reading import Attempt
 from costguard.ledger.accounting.results import Same, retells, same_results
 from costguard.ledger.accounting.sql import OF_TASK, of_task
 from costguard.ledger.charges import WEAK, Charge, weakest

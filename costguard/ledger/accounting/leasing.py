@@ -1,9 +1,9 @@
-"""Hot budgets, broken up: a program takes a slice of what remains at once, and admits under it without the budgets' rows.
+"""Hot budgets, broken up: a program takes a slice of what remains, and admits under it without the budgets' rows.
 
-A lease is an attempt of its own kind: it holds its slice in every budget of a path, by the admission that takes it. What
-is admitted under it moves `rest` to `held` in the lease's own row, what is charged moves on to `spent`; the budgets learn
-of it when the lease ends, whoever ends it. Nothing rests on clocks: an admission finds the lease open, and the rest large
-enough, in its own transaction. So anybody may end any lease at any time, and its owner, should it wake up, finds that.
+A lease is an attempt of its own kind: it holds its slice in every budget of a path, by the admission that takes it.
+What is admitted under it moves `rest` to `held` in the lease's own row, what is charged moves on to `spent`; budgets
+learn of it when the lease ends, whoever ends it. Nothing rests on clocks: an admission finds the lease open, and the
+rest large enough, in its own transaction. So anybody may end any lease at any time, and its owner finds that.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 from costguard.budgets import Budget
 from costguard.errors import LedgerError
+from costguard.ledger.accounting.attempts import Attempt
 from costguard.ledger.accounting.limits import ENDED, Limits, Path, State
-from costguard.ledger.accounting.reading import Attempt
 from costguard.ledger.accounting.rolling import SLOT_US
 from costguard.ledger.accounting.sql import FOREVER_US, bounds, spent_under_leases
 from costguard.ledger.engine import Engine, Tx

@@ -6,8 +6,8 @@ import json
 import os
 from collections import Counter
 
+from costguard.ledger.accounting.attempts import Attempt
 from costguard.ledger.accounting.leasing import Leasing
-from costguard.ledger.accounting.reading import Attempt
 from costguard.ledger.accounting.rolling import roll_if_due
 from costguard.ledger.accounting.sql import bounds, marks
 from costguard.ledger.charges import WEAK, Charge, write_lines

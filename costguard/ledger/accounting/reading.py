@@ -7,10 +7,11 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from costguard.budgets import ALL_TIME, Budget, Window, window_at
 from costguard.errors import CostguardError
+from costguard.ledger.accounting.attempts import ATTEMPT, Attempt
 from costguard.ledger.accounting.results import Booked
 from costguard.ledger.accounting.sql import (
     CHARGES_OF_TASK,
@@ -43,46 +44,6 @@ FOREIGN_AGE_US = 3600 * 1_000_000
 
 _UNFIT = (LookupError, ValueError, StopIteration)
 """What rows raise that do not fit together: one that others name is not there, or it holds something else."""
-
-
-class Attempt(NamedTuple):
-    """An attempt's row; the fields are the schema's columns, amounts in nano-USD."""
-
-    id: int
-    task_uuid: str
-    project: str
-    task_type: str
-    model: str
-    delivery: str
-    results: int
-    at_us: int
-    day: str
-    upper: int | None
-    expected: int | None
-    price_id: str | None
-    estimate: str
-    tags: str
-    owner_id: int
-    status: str
-    reason: str | None
-    held: int
-    charged: int
-    ended_us: int | None
-    clamped_from: int | None
-    seen: int
-    """Results charged so far."""
-    host: str
-    spelling: str | None
-    """How the caller wrote `task_uuid`, None where that is how."""
-    accepted: int | None
-    """1 if the provider once took the task."""
-    ask_us: int | None
-    """Released because the provider did not know it: when it is to be asked for once more, 0 once it was."""
-    lease_id: int | None
-    """The lease that it was admitted under."""
-
-
-ATTEMPT = ", ".join(Attempt._fields)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -274,7 +235,7 @@ class Reading:
         """One task by its UUID."""
 
         def op(tx: Tx) -> TaskRow | None:
-            found = tx.one(f"SELECT 1 FROM attempts WHERE {OF_TASK}", of_task(task_uuid))
+            found = tx.one(f"SELECT 1 FROM attempts WHERE {OF_TASK} AND delivery <> 'lease'", of_task(task_uuid))
             return self._task(tx, task_uuid) if found else None
 
         return self._read(op)
@@ -409,12 +370,3 @@ class Reading:
             fates[attempt.owner_id] = is_dead(Owner(*row)) if row else True
         dead = fates[attempt.owner_id]
         return self._now_us() - attempt.at_us > FOREIGN_AGE_US if dead is None else dead
-
-
-def over_by_task(attempts: Iterable[Attempt]) -> dict[str, frozenset[int]]:
-    """Each task of `attempts`, as they read now, with those of its attempts that no request is under way for."""
-    found: dict[str, frozenset[int]] = {}
-    for attempt in attempts:
-        ids = {attempt.id} if attempt.ended_us is not None or attempt.status == "unresolved" else frozenset[int]()
-        found[attempt.task_uuid] = found.get(attempt.task_uuid, frozenset()) | ids
-    return found

@@ -34,6 +34,17 @@ OF_TASK = "name_hash = ? AND task_uuid = ?"
 LOCK_TASK = f"SELECT id FROM attempts WHERE {OF_TASK} ORDER BY id FOR UPDATE"
 """SQL for `Tx.lock`: all attempts of a task; parameters are `of_task`."""
 
+LOCK_TASKS = (
+    "SELECT id FROM attempts WHERE (name_hash, task_uuid) IN (SELECT name_hash, task_uuid FROM attempts"
+    " WHERE id IN ({})) ORDER BY id FOR UPDATE"
+)
+"""As `LOCK_TASK`, of the tasks of some attempts."""
+
+LOCK_LEASES = (
+    "SELECT id FROM leases WHERE id IN (SELECT lease_id FROM attempts WHERE id IN ({})) ORDER BY id FOR UPDATE"
+)
+"""The leases that some attempts were admitted under, in one order: whoever takes them one by one may wait in a ring."""
+
 CHARGES_OF_TASK = f"attempts a CROSS JOIN charges c WHERE {OF_TASK} AND c.attempt_id = a.id"
 """SQL source and condition: the attempts `a` of a task with their charges `c`, parameters as for `OF_TASK`.
 

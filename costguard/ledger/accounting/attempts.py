@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
+
+AT_ONCE = 100
+"""Tasks that are asked for by one statement."""
 
 
 class Attempt(NamedTuple):
@@ -53,3 +56,18 @@ def over_by_task(attempts: Iterable[Attempt]) -> dict[str, frozenset[int]]:
         ids = {attempt.id} if attempt.ended_us is not None or attempt.status == "unresolved" else frozenset[int]()
         found[attempt.task_uuid] = found.get(attempt.task_uuid, frozenset()) | ids
     return found
+
+
+def batches(names: Iterable[str]) -> Iterator[list[str]]:
+    """These, each once and in their order, `AT_ONCE` at a time."""
+    seen: set[str] = set()
+    batch: list[str] = []
+    for name in names:
+        if name not in seen:
+            seen.add(name)
+            batch.append(name)
+            if len(batch) == AT_ONCE:
+                yield batch
+                batch = []
+    if batch:
+        yield batch

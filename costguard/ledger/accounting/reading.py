@@ -7,11 +7,11 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from costguard.budgets import ALL_TIME, Budget, Window, window_at
 from costguard.errors import CostguardError
-from costguard.ledger.accounting.attempts import ATTEMPT, Attempt
+from costguard.ledger.accounting.attempts import ATTEMPT, Attempt, batches
 from costguard.ledger.accounting.results import Booked
 from costguard.ledger.accounting.sql import (
     CHARGES_OF_TASK,
@@ -22,6 +22,7 @@ from costguard.ledger.accounting.sql import (
     charged_and_held,
     covered,
     marks,
+    name_hash,
     not_whole,
     of_task,
 )
@@ -215,17 +216,12 @@ class Reading:
         sql = f"SELECT task_uuid FROM attempts WHERE {' AND '.join(conditions)} ORDER BY id DESC"
 
         def op(tx: Tx) -> list[TaskRow]:
-            seen: set[str] = set()
             rows: list[TaskRow] = []
-            for (uuid,) in tx.each(sql, parameters):
-                if uuid in seen:
-                    continue
-                seen.add(uuid)
-                task = self._task(tx, uuid)
-                if status is None or task.status == status:
-                    rows.append(task)
-                    if limit is not None and len(rows) >= limit:
-                        break
+            for uuids in batches(uuid for (uuid,) in tx.each(sql, parameters)):
+                rows += [task for task in self._tasks(tx, uuids) if status is None or task.status == status]
+                if limit is not None and len(rows) >= limit:
+                    del rows[limit:]
+                    break
             rows.reverse()
             return rows
 
@@ -236,7 +232,7 @@ class Reading:
 
         def op(tx: Tx) -> TaskRow | None:
             found = tx.one(f"SELECT 1 FROM attempts WHERE {OF_TASK} AND delivery <> 'lease'", of_task(task_uuid))
-            return self._task(tx, task_uuid) if found else None
+            return self._tasks(tx, [task_uuid])[0] if found else None
 
         return self._read(op)
 
@@ -254,12 +250,27 @@ class Reading:
         rows = tx.all(f"SELECT {ATTEMPT} FROM attempts WHERE {OF_TASK} ORDER BY id", of_task(task_uuid))
         return [Attempt._make(row) for row in rows]
 
-    def _task(self, tx: Tx, task_uuid: str) -> TaskRow:
-        attempts = self._derive(tx, self._attempts(tx, task_uuid))
-        charges = tx.all(
-            f"SELECT c.basis, c.odd, c.nanos FROM {CHARGES_OF_TASK} AND {STANDING} ORDER BY c.seq",
-            of_task(task_uuid),
-        )
+    def _tasks(self, tx: Tx, task_uuids: Sequence[str]) -> list[TaskRow]:
+        """Tasks that are known to be there, by two questions for all of them."""
+        hashes = [name_hash(uuid) for uuid in task_uuids]
+        within = f"name_hash IN ({marks(len(hashes))})"
+        attempts: dict[str, list[Attempt]] = {uuid: [] for uuid in task_uuids}
+        rows = tx.all(f"SELECT {ATTEMPT} FROM attempts WHERE {within} ORDER BY id", hashes)
+        for attempt in self._derive(tx, map(Attempt._make, rows)):
+            if attempt.task_uuid in attempts:
+                attempts[attempt.task_uuid].append(attempt)
+        charges: dict[str, list[tuple[Any, ...]]] = {uuid: [] for uuid in task_uuids}
+        for uuid, *charge in tx.all(
+            "SELECT a.task_uuid, c.basis, c.odd, c.nanos FROM attempts a CROSS JOIN charges c"
+            f" WHERE {within} AND c.attempt_id = a.id AND {STANDING} ORDER BY c.seq",
+            hashes,
+        ):
+            if uuid in charges:
+                charges[uuid].append(tuple(charge))
+        return [self._task(uuid, attempts[uuid], charges[uuid]) for uuid in task_uuids]
+
+    @staticmethod
+    def _task(task_uuid: str, attempts: Sequence[Attempt], charges: Sequence[tuple[Any, ...]]) -> TaskRow:
         first = attempts[0]
         statuses = {attempt.status for attempt in attempts}
         status = next(s for s in ("unresolved", "held", "settled", "released") if s in statuses)

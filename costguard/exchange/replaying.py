@@ -99,6 +99,9 @@ class Replay:
                 if len(in_a_row) == FAILURES_MAX:
                     return Told(frozenset(failed), taken, LedgerError(str(error)))
                 last = error
+            except (TypeError, ValueError, LookupError, AttributeError):  # it must not keep a program from starting
+                log.exception("a record of a spool is not what this version writes")
+                failed.add(record.key)
             else:
                 failed |= in_a_row
                 in_a_row.clear()

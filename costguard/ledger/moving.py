@@ -112,7 +112,7 @@ def _begin(target: Engine, moment: list[int]) -> _State:
         row = tx.one("SELECT value FROM meta WHERE key = ?", (MOVING,))
         if row is not None:
             return _State(*json.loads(row[0]))
-        for table in ("attempts", "budgets", "budget_changes", "moves", "refusals", "imports"):
+        for table in ("attempts", "budget_changes", "ceiling_changes", "moves", "refusals", "imports", "media"):
             if tx.one(f"SELECT 1 FROM {table} LIMIT 1") is not None:
                 raise LedgerError(
                     "the ledger that is to be moved to is not empty; name one that is not there. Nothing was changed"

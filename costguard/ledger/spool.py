@@ -275,8 +275,9 @@ def _read(fd: int, start: int) -> Lines:
     while (stop := data.find(b"\n", at)) >= 0:
         line = bytes(data[at:stop])
         at = stop + 1
-        if line[:9] == b"%08x " % zlib.crc32(line[9:]):
-            found.append(Line(line[9:].decode(), start + at))
+        text = line[9:].decode(errors="replace")
+        if line == _line(text)[:-1]:
+            found.append(Line(text, start + at))
         else:
             damaged += 1
     return Lines(found, damaged)

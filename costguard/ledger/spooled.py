@@ -54,8 +54,8 @@ Record = Begun | Ended | Heard
 class Degraded(NamedTuple):
     """What the ledger is yet to be told.
 
-    `since`: when the first of it happened (aware, UTC). `records`: how many. `upper`: USD that the calls which the
-    ledger does not know of may cost at most; None if that is unknown of one.
+    `since`: when the first of it happened (aware, UTC), 1970 if no record tells. `records`: how many. `upper`: USD that
+    the calls which the ledger does not know of may cost at most; None if that is unknown of one.
     """
 
     since: datetime
@@ -139,18 +139,31 @@ def degraded(texts: Iterable[str], since_us: int | None = None) -> Degraded | No
     held: set[str] = set()
     for text in texts:
         records += 1
-        at_us = json.loads(text).get("at_us")
-        first_us = at_us if first_us is None else min(first_us, at_us)
+        at_us = _at_us(text)
+        if at_us is not None:
+            first_us = at_us if first_us is None else min(first_us, at_us)
         if text.startswith(_BEGUN):
-            begun = writing.record(text)
-            if isinstance(begun, Begun):
-                uppers[begun.key] = [task.upper for task in begun.tasks]
-                if begun.held:
-                    held.add(begun.key)
-    if first_us is None:
+            try:
+                begun = writing.record(text)
+                if isinstance(begun, Begun):
+                    uppers[begun.key] = [task.upper for task in begun.tasks]
+                    if begun.held:
+                        held.add(begun.key)
+            except (ValueError, AttributeError):  # a later version's, say: what it may cost is not known
+                uppers[text] = [None]
+    if first_us is None and not records:
         return None
     upper = money.sum_known([each for key, found in uppers.items() if key not in held for each in found])
-    return Degraded(from_us(first_us), records, None if upper is None else money.to_usd(upper))
+    return Degraded(from_us(first_us or 0), records, None if upper is None else money.to_usd(upper))
+
+
+def _at_us(text: str) -> int | None:
+    """When a record is of, as far as it can be read."""
+    try:
+        found = json.loads(text).get("at_us")
+    except (ValueError, AttributeError):
+        return None
+    return found if isinstance(found, int) else None
 
 
 _BEGUN = _write({_KIND: Begun.__name__})[:-1]

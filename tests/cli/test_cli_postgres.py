@@ -276,6 +276,7 @@ def test_a_backup_is_pg_dumps_and_a_dry_run_needs_a_copy(run: Run) -> None:
         ("postgresql://h:five/d", "its port is no number"),
         ("postgresql://h/d?nonsense=1", "invalid URI query parameter"),
         ("postgresql://u:s3cret@h/d?nonsense=s3cret", "it is not a URL as libpq reads it"),
+        ("postgresql://u:s3cret%zz/d", "it is not a URL as libpq reads it"),
     ],
 )
 def test_what_is_no_ledgers_url_is_one_clear_line(named: str, said: str) -> None:

@@ -23,7 +23,7 @@ from costguard.exchange import outage
 from costguard.ledger.accounting.book import Ledger
 from costguard.ledger.engines import patience
 from costguard.ledger.engines.patience import Patience
-from costguard.ledger.spool import Spool
+from costguard.ledger.spool import Spool, spool_folder
 from costguard.testing import StandIn
 
 MakeGuard = Callable[..., Guard]
@@ -329,6 +329,29 @@ def test_a_record_that_the_ledger_does_not_take_keeps_out_no_other_and_is_not_lo
     monkeypatch.setattr(Ledger, "admission", admission)
     assert look(allowing)
     assert settled(allowing, standin, tasks=3)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"is":"Begun","key":"k","project":"acme","at_us":"soon","tasks":[]}',
+        '{"is":"Begun","key":"k","project":7,"at_us":7,"tasks":[1]}',
+        '{"is":"Heard","key":"k","at_us":7,"told":7}',
+        '{"is":"Other","key":"k"}',
+        "[1]",
+    ],
+)
+def test_a_record_that_another_version_has_left_stops_no_program_and_stays(
+    tmp_path: Path, folder: Path, make_guard: MakeGuard, text: str
+) -> None:
+    ledger = tmp_path / "ledger.db"
+    left = Spool(spool_folder(str(ledger)))
+    left.append([text])
+    left.close()
+    make_guard(path=ledger, on_ledger_error="allow").close()
+    guard = make_guard(path=ledger, on_ledger_error="allow")
+    assert len(spool_files(folder)) == 1
+    assert guard.degraded is not None
 
 
 # --- opening and closing ---------------------------------------------------------------------------------------

@@ -275,6 +275,7 @@ def test_a_source_that_is_written_to_makes_no_copy_that_can_be_used(
     [
         lambda ledger: hold(ledger, 1),
         lambda ledger: ledger.set_budget(make_budget("/", 1), NOW_US),
+        lambda ledger: ledger.set_ceiling("google:gemini@3-flash", 1, NOW_US),
     ],
 )
 def test_a_ledger_that_is_in_use_is_nothing_to_move_to(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import pickle
+import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 from urllib.parse import quote
 
+import psycopg
 import pytest
 from ledgers import NOW_US, balance, hold, outcome, python, verified
 from postgres import PASSWORD, Server, free_port
@@ -18,7 +21,10 @@ from costguard import Guard
 from costguard.errors import ConfigurationError, LedgerError
 from costguard.exchange.offload import in_one_wait
 from costguard.ledger.accounting.book import Ledger
+from costguard.ledger.engine import Tx
 from costguard.ledger.engines import open_engine
+from costguard.ledger.engines.postgres.engine import PostgresEngine
+from costguard.ledger.engines.postgres.linking import GATES
 from costguard.ledger.place import has_password, place, portable, shown, without_password
 
 SECRETS = (PASSWORD, quote(PASSWORD, safe=""))
@@ -149,6 +155,32 @@ def test_many_threads_of_one_guard_share_a_pool_of_one(postgres_url: str) -> Non
         list(pool.map(lambda _: hold(ledger, 10), range(40)))
     assert len(ledger.tasks()) == 40
     assert verified(ledger)
+    ledger.close()
+
+
+def test_calls_go_on_by_the_only_connection_while_a_chore_waits_for_others(postgres_url: str) -> None:
+    url = f"{postgres_url}?pool=1"
+    ledger, done = Ledger(open_engine(url), now_us=lambda: NOW_US), threading.Event()
+    hold(ledger, 10)
+    engine = cast(PostgresEngine, ledger._engine)
+    (own,) = engine.read(lambda tx: tx.one("SELECT pg_backend_pid() % ?", (GATES,))) or (0,)
+    with psycopg.connect(postgres_url) as other:
+        other.execute("SELECT id FROM costguard.gates WHERE id <> %s FOR UPDATE", (own,))
+        engine._begin_later([lambda _: done.set()])
+        in_one_wait(lambda: [hold(ledger, 10) for _ in range(5)], 5)
+        assert not done.is_set()
+    assert done.wait(30)
+    assert len(ledger.tasks()) == 6
+    ledger.close()
+
+
+def test_a_report_of_many_questions_may_take_longer_than_any_of_its_answers(postgres_url: str) -> None:
+    ledger = Ledger(open_engine(postgres_url), now_us=lambda: NOW_US)
+
+    def read(tx: Tx) -> int:
+        return len([tx.one("SELECT pg_sleep(0.15)") for _ in range(10)])
+
+    assert in_one_wait(lambda: ledger._read(read), 0.3) == 10
     ledger.close()
 
 

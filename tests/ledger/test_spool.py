@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 import tempfile
+import zlib
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -79,6 +80,28 @@ def test_each_ledger_has_a_folder_of_its_own_whose_name_knows_no_password(folder
     ]
     assert len({spool_folder(name_of(place), make=False) for place in (urls[0], *others)}) == 5
     assert files(folder.parent) == [folder], "looking makes none"
+
+
+def test_ledgers_that_the_environment_tells_apart_have_folders_of_their_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def named(url: str, **environment: str) -> Path:
+        with monkeypatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            return spool_folder(name_of(url), make=False)
+
+    assert folder.parent == named("postgresql:///costs").parent
+    ledgers = [
+        named("postgresql:///costs", PGHOST="one.example"),
+        named("postgresql:///costs", PGHOST="two.example"),
+        named("postgresql:///costs", PGHOST="one.example", PGPORT="5433"),
+        named("postgresql://db.example", PGDATABASE="costs"),
+        named("postgresql://me@db.example"),
+        named("postgresql://you@db.example"),
+    ]
+    assert len(set(ledgers)) == 6
+    assert named("postgresql://one.example:5432/costs") == ledgers[0]
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_that_says_what_to_name(
@@ -249,6 +272,20 @@ def test_a_file_with_damaged_records_is_kept_beside(folder: Path, caplog: pytest
     assert take_over(folder, lambda *_: True) == 0
 
 
+def test_a_record_that_is_no_text_is_damaged(folder: Path) -> None:
+    spool_folder(PLACE)
+    data = b"\xff\xfe"
+    (folder / "1.spool").write_bytes(b"%08x %s\n" % (zlib.crc32(data), data))
+    found = list[Lines]()
+
+    def take(_: Path, lines: Lines) -> bool:
+        found.append(lines)
+        return True
+
+    assert take_over(folder, take) == 1
+    assert found == [Lines([], 1)]
+
+
 def test_a_forks_child_has_a_file_of_its_own_and_leaves_the_parents_locked() -> None:
     with tempfile.TemporaryDirectory() as name:
         told = outcome(
@@ -340,3 +377,8 @@ def test_what_is_missed_adds_up_to_what_the_ledger_does_not_hold(
 ) -> None:
     found = degraded([Writing().text(record) for record in records], since_us)
     assert found == (expected and (from_us(expected[0]), *expected[1:]))
+
+
+def test_what_a_record_of_another_version_may_cost_is_unknown_and_it_is_counted() -> None:
+    others = ['{"is":"Begun","key":"k","at_us":7,"more":1}', "[1]", '{"is":"Ended","at_us":"never"}']
+    assert degraded([Writing().text(begun("a", 1)), *others]) == (from_us(7), 4, None)

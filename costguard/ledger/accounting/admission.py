@@ -20,6 +20,8 @@ EXCEEDED = "exceeded"
 """The alert of a window's first refusal, beside the percents."""
 
 
+_FIRED = "SELECT 1 FROM fired WHERE at_us = ? AND project = ? AND per = ? AND threshold = ?"
+
 _OWNER, _CUT = "owner", "cut"
 
 
@@ -227,7 +229,9 @@ class Admissions(Setting):
         """The steps of `count_refusal`."""
 
         def op(tx: Tx) -> tuple[Alert, ...]:
-            count_refused(tx, self.timezone, refused, project, at_us, tasks)
+            is_done = tx.is_again and tx.one(_FIRED, (at_us, refused.budget.project, refused.budget.per, EXCEEDED))
+            if not is_done:
+                count_refused(tx, self.timezone, refused, project, at_us, tasks)
             if isinstance(refused, Unpriced) or refused.window is None:
                 return ()
             budget, window = refused.budget, refused.window
@@ -235,7 +239,7 @@ class Admissions(Setting):
             if found is None:
                 return ()
             spent, _ = self._balance(tx, found[0], window) or (0, 0)
-            if not self._claim(tx, found[0], budget, window, EXCEEDED, at_us, spent):
+            if not (is_done or self._claim(tx, found[0], budget, window, EXCEEDED, at_us, spent)):
                 return ()
             return (Alert(budget, window, None, spent, refused.held, refused.busy),)
 

@@ -44,7 +44,7 @@ class Endings(Posting):
         """The steps of `conclude`."""
 
         def op(tx: Tx) -> list[Alert]:
-            alerts = []
+            alerts = self._claimed_before(tx, at_us)
             ids = sorted({ending.attempt_id for ending in endings})
             tx.lock(LOCK_TASKS.format(marks(len(ids)) or "NULL"), ids)
             if len(ids) > 1:
@@ -147,7 +147,7 @@ class Endings(Posting):
         return tuple(alerts), changes
 
     def _observe(self, tx: Tx, at_us: int, seen: Observation, alerts: list[Alert]) -> int:
-        alerts.clear()
+        alerts[:] = self._claimed_before(tx, at_us)
         tx.lock(LOCK_TASK, of_task(seen.task_uuid))
         booked = self._booked(tx, seen.task_uuid)
         capacity = self._capacity(tx, seen.task_uuid)

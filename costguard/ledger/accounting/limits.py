@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from costguard.budgets import Budget, Window, thresholds_crossed, window_at
-from costguard.ledger.accounting.reading import Reading, terms
+from costguard.ledger.accounting.reading import BUDGET, Reading, read_budget, terms
 from costguard.ledger.accounting.sql import FOREVER_US, bounds, charged_and_held
 from costguard.ledger.engine import Tx
 from costguard.ledger.records import Alert
@@ -262,6 +262,22 @@ class Limits(Reading):
             for percent in thresholds_crossed(spent, budget.limit_nanos, budget.warn_at)
             if self._claim(tx, budget_id, budget, window, str(percent), at_us, spent)
         ]
+
+    @staticmethod
+    def _claimed_before(tx: Tx, at_us: int) -> list[Alert]:
+        """The alerts that this claimed when it was committed before, and the answer was lost; none if it was not."""
+        if not tx.is_again:
+            return []
+        found = []
+        for window_us, percent, spent, *row in tx.all(
+            f"SELECT f.window_us, f.threshold, f.spent, {', '.join(f'b.{name}' for name in BUDGET.split(', '))}"
+            " FROM fired f JOIN budgets b ON b.project = f.project AND b.per = f.per WHERE f.at_us = ? ORDER BY f.id",
+            (at_us,),
+        ):
+            budget = read_budget(*row[1:])
+            if percent.isdecimal():
+                found.append(Alert(budget, window_at(budget.per, budget.timezone, window_us), int(percent), spent))
+        return found
 
     @staticmethod
     def _claim(tx: Tx, budget_id: int, budget: Budget, window: Window, threshold: str, at_us: int, spent: int) -> bool:

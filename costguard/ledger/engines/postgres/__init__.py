@@ -54,12 +54,16 @@ def is_there(target: str | Path) -> bool:
 
 
 def name_of(target: str | Path) -> str:
-    """The servers, the database and the schema."""
+    """The servers, the database and the schema, as libpq finds them where the URL says nothing."""
     _check_installed()
+    from psycopg.pq import Conninfo
+
     from costguard.ledger.engines.postgres.naming import read_place
 
     place = read_place(str(target))
-    known = [place.settings.get(name, "") for name in ("service", "host", "hostaddr", "port", "dbname")]
+    settings = {one.keyword.decode(): (one.val or b"").decode() for one in Conninfo.get_defaults()} | place.settings
+    settings["dbname"] = settings["dbname"] or settings["user"]
+    known = [settings[name] for name in ("service", "host", "hostaddr", "port", "dbname")]
     return f"postgresql {' '.join(known)} {place.schema}"
 
 

@@ -19,7 +19,7 @@ from costguard.ledger.engine import Outcome, Write, attempt
 from costguard.ledger.engines import patience
 from costguard.ledger.engines.patience import WAIT_S, Patience
 from costguard.ledger.engines.postgres.explaining import AGAIN, explain, is_cut
-from costguard.ledger.engines.postgres.linking import GATES, Link, check_server
+from costguard.ledger.engines.postgres.linking import GATES, Link, check_gates, check_server
 from costguard.ledger.engines.postgres.naming import Place
 from costguard.ledger.engines.postgres.pipelining import Pipeline
 from costguard.ledger.engines.postgres.reading import PostgresReader, read_version
@@ -43,6 +43,9 @@ LATER_S = 20.0
 
 TRIES_OPEN = 5
 """Others may be making the same tables: they are looked for again this often."""
+
+_MADE_MEANWHILE = ("23505", "42P06", "42P07", "42710", "42723", *AGAIN)
+"""SQLSTATEs of a schema, table, index or function that another program makes at the same time."""
 
 _DURABILITY = {"full": "on", "normal": "off"}
 
@@ -81,9 +84,11 @@ class PostgresEngine(PostgresReader):
                     _migrate(link, self.place, version)
                 except psycopg.Error as error:
                     # Another program made the same just now, or is at it.
-                    if n + 1 == TRIES_OPEN or error.sqlstate not in ("23505", "42P07", "42710", "42723", *AGAIN):
+                    if n + 1 == TRIES_OPEN or error.sqlstate not in _MADE_MEANWHILE:
                         raise
                     time.sleep(random.uniform(0.05, 0.2))
+            if version == VERSION:
+                check_gates(link, self.place)
         except psycopg.Error as error:
             raise LedgerError(f"the ledger {self.place}: {explain(error)}") from None
         finally:
@@ -122,6 +127,8 @@ class PostgresEngine(PostgresReader):
             pipeline = None
             is_committing = False
             try:
+                if self.place.pooler:
+                    link.kept.clear()  # who knows which server is behind it by now
                 pipeline = Pipeline(link)
                 for statement in self._beginning(wait, "READ COMMITTED"):
                     pipeline.send(*statement)
@@ -136,6 +143,7 @@ class PostgresEngine(PostgresReader):
                 is_alone = True
             except psycopg.Error as error:
                 tries += 1
+                link.kept.clear()  # it may name rows that were never written
                 is_lost = is_committing and is_cut(error)
                 if is_lost and not beside:
                     raise LedgerError(
@@ -159,7 +167,10 @@ class PostgresEngine(PostgresReader):
             self._later.extend(ops)
             if self._chores is None:
                 self._chores = threading.Thread(target=self._write_later, name="costguard-later", daemon=True)
-                self._chores.start()
+                try:
+                    self._chores.start()
+                except RuntimeError:  # no more threads, or the interpreter ends: what this is for is committed
+                    self._chores = None
 
     def _write_later(self) -> None:
         while True:
@@ -179,18 +190,19 @@ class PostgresEngine(PostgresReader):
 
     def _pass_gates(self, wait: Patience) -> None:
         """Until every gate was seen free: whoever was behind one is out by then. Nobody is kept waiting."""
-        link, left = self._take(wait), set(range(GATES))
-        try:
-            while left:
-                is_hurried = time.monotonic() > wait.deadline - LATER_S / 2
-                ids = ",".join(map(str, sorted(left)[:1] if is_hurried else sorted(left)))
-                sql = f"SELECT id FROM {self.place.schema}.gates WHERE id IN ({ids}) ORDER BY id FOR UPDATE"
-                free = link.execute(sql if is_hurried else f"{sql} SKIP LOCKED")
-                left -= {gate for (gate,) in free}
-                if left and not is_hurried:
-                    time.sleep(PAUSE_S)
-        finally:
-            self._end(link)
+        left = set(range(GATES))
+        while left:
+            is_hurried = time.monotonic() > wait.deadline - LATER_S / 2
+            ids = ",".join(map(str, sorted(left)[:1] if is_hurried else sorted(left)))
+            sql = f"SELECT id FROM {self.place.schema}.gates WHERE id IN ({ids}) ORDER BY id FOR UPDATE"
+            link = self._take(wait)
+            try:
+                free = link.execute(sql if is_hurried else f"{sql} SKIP LOCKED").fetchall()
+            finally:
+                self._end(link)  # in between it is for calls: a program may have but one
+            left -= {gate for (gate,) in free}
+            if left and not is_hurried:
+                time.sleep(PAUSE_S)
 
     def write_all(self, writes: Sequence[tuple[Context, Write]]) -> list[Outcome]:
         """See `Engine`: each on a connection of its own, at the same time."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
 import time
 from typing import Any, TypeVar
 
@@ -21,8 +22,9 @@ from costguard.ledger.engines.postgres.naming import Place
 
 R = TypeVar("R")
 
-GATES = 64
-"""Rows of `gates`. A transaction beside others has one of them, one that is alone has all."""
+GATES = 128
+"""Rows of `gates`. A transaction beside others has one of them, one that is alone has all. More than most fleets have
+connections: two at one gate take turns."""
 
 SERVER_MIN = 140_000
 """The oldest server: PostgreSQL 14."""
@@ -73,6 +75,8 @@ class Link(psycopg.Connection[tuple[Any, ...]]):
         """The shortest way there and back so far."""
         self.deadline = 0.0
         """No answer is waited for longer (`time.monotonic()`)."""
+        self.span_s = 0.0
+        """Of one that reads, else 0: each answer is waited for so long instead, however many there are."""
         self.gate = self.pgconn.backend_pid % GATES
         self.adapters.register_dumper(int, Int8Dumper)
         self.adapters.register_loader("numeric", _IntLoader)
@@ -86,7 +90,7 @@ class Link(psycopg.Connection[tuple[Any, ...]]):
 
     def wait(self, gen: PQGen[R], interval: float = 0.1, timeout: float | None = None) -> R:
         """As psycopg's, but not beyond `deadline`: a server that hangs is one that is gone."""
-        left_s = self.deadline - time.monotonic() + GRACE_S if self.deadline else None
+        left_s = (self.span_s or self.deadline - time.monotonic()) + GRACE_S if self.deadline else None
         try:
             return super().wait(gen, interval, timeout if left_s is None else max(left_s, 0.0))
         except psycopg.errors._WaitTimeout:
@@ -111,14 +115,18 @@ class Links:
         if writes:
             self._settings.setdefault("target_session_attrs", "read-write")
         self._pool: ConnectionPool[Link] | None = None
+        self._opening = threading.Lock()
+        self._is_closed = False
         self._last: psycopg.Error | None = None
 
     def connect(self) -> Link:
-        """A connection of its own, or LedgerError with the reason."""
+        """A connection of its own, for what is done in `WAIT_S`; or LedgerError with the reason."""
         try:
-            return Link.connect(**self._settings)
+            link = Link.connect(**self._settings)
         except psycopg.Error as error:
             raise LedgerError(f"the ledger {self.place}: {explain(error)}") from None
+        link.deadline = time.monotonic() + WAIT_S
+        return link
 
     def take(self, wait: Patience | Least) -> Link:
         """A connection from the pool; LedgerError if none can be had in time."""
@@ -138,16 +146,30 @@ class Links:
 
     def give_back(self, link: Link) -> None:
         """It is no longer used; closed if it is of no more use."""
-        link.deadline = time.monotonic() + GRACE_S
-        if self._pool is not None:
-            self._pool.putconn(link)
+        link.deadline, link.span_s = time.monotonic() + GRACE_S, 0.0
+        pool = self._pool
+        if pool is not None:
+            pool.putconn(link)
+        elif self._is_closed:  # in a fork's child it would be its parent's
+            link.close()
 
     def _too_late(self) -> LedgerError:
         if self._last is not None:
             return LedgerError(f"the ledger {self.place}: {explain(self._last)}")
-        return LedgerError(f"the ledger {self.place}: its {self.place.pool} connections were all busy for {WAIT_S:g} s")
+        return LedgerError(
+            f"the ledger {self.place}: none of its {self.place.pool} connections was free, or could be made, in time:"
+            " the server is overloaded or hangs, or this program asks for more at once (?pool=)"
+        )
 
     def _open_pool(self) -> ConnectionPool[Link]:
+        with self._opening:  # threads that come first at the same time share one
+            if self._is_closed:
+                raise LedgerError(f"the ledger {self.place} is closed")
+            if self._pool is None:
+                self._pool = self._new_pool()
+            return self._pool
+
+    def _new_pool(self) -> ConnectionPool[Link]:
         links = self
 
         class Pooled(Link):
@@ -161,7 +183,7 @@ class Links:
                 links._last = None
                 return link
 
-        self._pool = ConnectionPool(
+        return ConnectionPool(
             "",
             connection_class=Pooled,
             kwargs=self._settings,
@@ -173,16 +195,18 @@ class Links:
             num_workers=1,
             open=True,
         )
-        return self._pool
 
     def forget(self) -> None:
         """In a fork's child: the connections are its parent's."""
         _parents.append(self._pool)
         self._pool = None
+        self._opening = threading.Lock()
 
     def close(self) -> None:
         """Close all that are not in use."""
-        pool, self._pool = self._pool, None
+        with self._opening:
+            self._is_closed = True
+            pool, self._pool = self._pool, None
         if pool is not None:
             pool.close(timeout=1.0)
 
@@ -194,4 +218,14 @@ def check_server(link: Link, place: Place) -> None:
         raise LedgerError(
             f"the ledger {place}: its server is PostgreSQL {version // 10_000}; {SERVER_MIN // 10_000} or newer is"
             " needed. Nothing was changed"
+        )
+
+
+def check_gates(link: Link, place: Place) -> None:
+    """LedgerError where a gate is missing: whoever has it would be beside who is alone."""
+    row = link.execute(f"SELECT count(*) FROM {place.schema}.gates").fetchone()
+    if row != (GATES,):
+        raise LedgerError(
+            f"the ledger {place}: {row[0] if row else 0} of its {GATES} gates are there; its rows were removed by hand."
+            " Restore a backup"
         )

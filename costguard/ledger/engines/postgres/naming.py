@@ -58,8 +58,9 @@ def read_place(url: str) -> Place:
     try:
         settings = {key: str(value) for key, value in conninfo_to_dict(f"{base}?{theirs}" if theirs else base).items()}
     except Error as error:
-        # What libpq quotes may be a part of the password.
-        raise _unreadable("it is not a URL as libpq reads it" if "@" in url else str(error).strip()) from None
+        # What libpq quotes may be a part of the password, of a URL that lacks its host, too.
+        is_open = not any(mark in rest for mark in ":@")
+        raise _unreadable(str(error).strip() if is_open else "it is not a URL as libpq reads it") from None
     if not all(port.isdecimal() or not port for port in settings.get("port", "").split(",")):
         raise _unreadable("its port is no number")
     schema = ours.get("schema", SCHEMA)

@@ -86,6 +86,7 @@ class PostgresReader:
         wait = patience.current.get() or Patience(WAIT_S)
         while True:
             link = self._take(wait)
+            link.span_s = max(0.05, wait.deadline - time.monotonic())  # a long report is not a server that hangs
             try:
                 for statement in self._beginning(wait, "REPEATABLE READ READ ONLY"):
                     link.execute(*statement)

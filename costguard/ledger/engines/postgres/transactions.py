@@ -24,6 +24,9 @@ _COLUMNS = (
     " ORDER BY ordinal_position"
 )
 _ALL_GATES = "SELECT id FROM gates ORDER BY id FOR UPDATE"
+_GATE = "SELECT id FROM gates WHERE id = {} FOR NO KEY UPDATE"
+"""Of one at a time: a lock that others share they share for ever, past whoever waits to be alone."""
+
 _INSERT = re.compile(r"(INSERT INTO \w+ \()(.*?\)\s+VALUES\s+\()", re.DOTALL)
 _NUMBERED = ("attempts", "entries")
 
@@ -87,7 +90,7 @@ class WriteTx:
         self._is_alone = is_alone
         self._pipeline = pipeline
         self._numbers: deque[int] = deque()
-        self._gate = f"SELECT id FROM gates WHERE id = {link.gate} FOR SHARE"
+        self._gate = _GATE.format(link.gate)
         self._is_in = is_alone
         if is_alone:
             pipeline.send(_ALL_GATES)
@@ -141,8 +144,11 @@ class WriteTx:
         self.run("UPDATE gates SET stamp = stamp + 1")
 
     def lock(self, sql: str, parameters: Sequence[object] = ()) -> None:
-        """Take rows until the end: the first ones in one statement with the gate."""
-        if not self._is_in:
+        """Take rows until the end: fixed ones in one statement with the gate.
+
+        What a query looks for is looked for behind the gate: whoever was alone until then may have added some.
+        """
+        if not self._is_in and not parameters:
             self._is_in = True
             sql = f"SELECT id FROM ({self._gate}) gate UNION ALL SELECT id FROM ({sql}) locked"
         self._ask(sql, parameters)

@@ -9,6 +9,7 @@ from typing import Any
 
 from costguard.errors import ConfigurationError
 from costguard.ledger.engine import Engine
+from costguard.ledger.place import shown
 
 ENGINES: dict[str, str] = {
     "": "costguard.ledger.engines.paths",  # a path
@@ -18,7 +19,7 @@ ENGINES: dict[str, str] = {
 """Scheme of a URL -> the module of its engine, imported when it is asked for. The module has a function
 `open_engine(target, *, durability)` that returns an `Engine`; one that can read without the right to write has an
 `open_reader` with the same parameters too. `is_there(target)` says whether a ledger is, without making one, and
-`name_of(target)` what names it, however it is asked for.
+`name_of(target)`, if there is such a function, what names it, however it is asked for.
 """
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -48,8 +49,8 @@ def is_there(target: str | Path) -> bool:
 
 def name_of(target: str | Path) -> str:
     """What names the ledger at `target` and no other: not who asks for it, nor how."""
-    name: str = _module(target).name_of(target)
-    return name
+    named = getattr(_module(target), "name_of", None)
+    return str(named(target)) if named else shown(target)
 
 
 def _module(target: str | Path) -> Any:

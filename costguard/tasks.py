@@ -55,5 +55,9 @@ class Task:
     asks: bool = False
     webhook: bool = False
     """The results are sent to an address of the caller's."""
+    goes_on: bool = False
+    """Without a stated allowance a result may grow to the most that its model can write."""
+    told_more: bool = False
+    """The guard asked for figures in its stream that the caller did not ask for."""
     spelling: str | None = None
     """How the caller wrote `uuid`, where that is not its one spelling: the provider is asked by it."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import sys
-from collections.abc import AsyncIterator, Iterator
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -19,14 +17,13 @@ from costguard.clients.httpx_messages import (
     module_of,
     options,
     plain_body,
-    read_already,
     replace_body,
-    stream_decoder,
 )
+from costguard.clients.httpx_streams import alisten, listen
 from costguard.errors import ConfigurationError
 from costguard.estimating import tokens
 from costguard.exchange.drivers import adrive, drive
-from costguard.exchange.effects import Call, Claim, Head, Hearing, Interrupted, Question, Send
+from costguard.exchange.effects import Call, Claim, Head, Listen, Question, Send
 from costguard.exchange.flow import exchange
 from costguard.exchange.offload import sleep
 
@@ -228,12 +225,8 @@ class _SyncPort:
             stream.close()
         return buffered(self.response, raw)
 
-    def listen(self, hearing: Hearing) -> bytes | None:
-        whole = read_already(self.response)
-        if whole is None:
-            kind = _stream_class(module_of(self.response).SyncByteStream, _SyncListening)
-            self.response.stream = kind(self.response, hearing, self._guard)
-        return whole
+    def listen(self, effect: Listen) -> bytes | None:
+        return listen(self.response, effect, self._guard)
 
     def ask(self, question: Question) -> tuple[int, bytes]:
         response = self._inner.handle_request(another(self._request, question.body))
@@ -281,12 +274,8 @@ class _AsyncPort:
             await stream.aclose()
         return buffered(self.response, raw)
 
-    def listen(self, hearing: Hearing) -> bytes | None:
-        whole = read_already(self.response)
-        if whole is None:
-            kind = _stream_class(module_of(self.response).AsyncByteStream, _AsyncListening)
-            self.response.stream = kind(self.response, hearing, self._guard)
-        return whole
+    def listen(self, effect: Listen) -> bytes | None:
+        return alisten(self.response, effect, self._guard)
 
     async def ask(self, question: Question) -> tuple[int, bytes]:
         response = await self._inner.handle_async_request(another(self._request, question.body))
@@ -297,97 +286,6 @@ class _AsyncPort:
 
     async def pause(self, seconds: float) -> None:
         await sleep(seconds)
-
-
-class _Listening:
-    """A response's stream, passed on chunk by chunk as it comes; the guard listens on the side."""
-
-    def __init__(self, response: Any, hearing: Hearing, guard: Guarding) -> None:
-        self._inner = response.stream
-        self._decoder = stream_decoder(response)
-        self._hearing = hearing
-        self._guard = guard
-        self._cut: str | None = "closed early"
-        self._is_over = False
-        if self._decoder is not None and not self._decoder.is_able:
-            hearing.garble("the stream's encoding is none that this client can read")
-
-    def _hear(self, chunk: bytes) -> None:
-        if self._decoder is None:
-            self._hearing.feed(chunk)
-            return
-        try:
-            plain = self._decoder.decode(chunk)
-        except Exception:  # noqa: BLE001  each encoding has errors of its own, and the caller gets its own one
-            self._hearing.garble("the stream's encoding cannot be read")
-        else:
-            self._hearing.feed(plain)
-
-    def __del__(self) -> None:
-        if not getattr(self, "_is_over", True):
-            # No thread may block here: whoever drops the last reference may hold any lock.
-            hearing = self._hearing
-            self._guard.later(lambda: hearing.end("dropped without being closed"))
-
-
-class _SyncListening(_Listening):
-    def __iter__(self) -> Iterator[bytes]:
-        try:
-            for chunk in self._inner:
-                self._hear(chunk)
-                yield chunk
-        except Exception as error:
-            self._cut = type(error).__name__
-            raise
-        self._cut = None
-        self._end()
-
-    def close(self) -> None:
-        """Close the inner stream; if it was not read to its end, its tasks are unresolved."""
-        try:
-            self._inner.close()
-        finally:
-            self._end()
-
-    def _end(self) -> None:
-        if not self._is_over:
-            self._is_over = True
-            self._hearing.end(self._cut)
-
-
-class _AsyncListening(_Listening):
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        try:
-            async for chunk in self._inner:
-                self._hear(chunk)
-                yield chunk
-        except Exception as error:
-            self._cut = type(error).__name__
-            raise
-        self._cut = None
-        await self._end()
-
-    async def aclose(self) -> None:
-        """Close the inner stream; if it was not read to its end, its tasks are unresolved."""
-        try:
-            await self._inner.aclose()
-        finally:
-            await self._end()
-
-    async def _end(self) -> None:
-        if not self._is_over:
-            self._is_over = True
-            hearing, cut = self._hearing, self._cut
-            try:
-                await self._guard.offload(lambda: hearing.ending(cut))
-            except Interrupted as interrupted:
-                raise interrupted.cancellation from None
-
-
-@functools.cache
-def _stream_class(base: type, listening: type) -> Any:
-    """Httpx's clients insist on streams of their own classes."""
-    return type("GuardedStream", (listening, base), {})
 
 
 def _call(guard: Guarding, request: Any) -> Call | None:

@@ -236,6 +236,20 @@ def read_already(response: Any) -> bytes | None:
     return content
 
 
+def forget_encoding(response: Any) -> None:
+    """Let a response say that its body is plain, of a length that is not known yet."""
+    for name in ("content-encoding", "content-length"):
+        if name in response.headers:
+            del response.headers[name]
+
+
+def replace_content(response: Any, content: bytes) -> None:
+    """Give a response that was read already another body, plain."""
+    forget_encoding(response)
+    response.stream = module_of(response).ByteStream(content)
+    response._content = content
+
+
 def buffered(response: Any, raw: bytes) -> bytes:
     """Let the client read what was read already; returns the decoded body."""
     module = module_of(response)

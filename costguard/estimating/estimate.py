@@ -130,7 +130,9 @@ def estimate(
     except ConfigurationError as error:
         unpriced = str(error)
     prompt, media = _prompt(task.prompt, known, price, media_max, recalled)
-    allowed = task.max_tokens if task.max_tokens is not None else known.completion_default
+    allowed = task.max_tokens
+    if allowed is None:
+        allowed = known.completion_max if task.goes_on else known.completion_default
     completion = Count(allowed if mean_completion is None else min(mean_completion, allowed), allowed)
     fees = 0
     if price is not None:

@@ -48,7 +48,7 @@ def _perform(effect: Effect, port: SyncPort, work: Callable[[Callable[[], Any]],
         case ReadResponse():
             return port.read_response()
         case Listen():
-            return port.listen(effect.hearing)
+            return port.listen(effect)
         case Question():
             return port.ask(effect)
         case Pause():
@@ -76,7 +76,7 @@ async def adrive(flow: Flow, port: AsyncPort, offload: Callable[[Callable[[], An
                     case ReadResponse():
                         value = await port.read_response()
                     case Listen():
-                        value = port.listen(effect.hearing)
+                        value = port.listen(effect)
                     case Question():
                         value = await port.ask(effect)
                     case Pause():

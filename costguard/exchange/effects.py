@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from costguard.exchange.receipt import Receipt
 from costguard.ledger.engine import Steps
-from costguard.wire.dialect import Dialect, Known
+from costguard.wire.dialect import Dialect, Known, Sieve
 
 
 class Claim(NamedTuple):
@@ -124,13 +124,15 @@ class Hearing(Protocol):
 class Listen:
     """Effect: pass the response's stream on as it comes, and tell `hearing` of every chunk and its end.
 
-    Sends back the decoded body instead, if something below has read all of it already; else None.
+    The caller gets what `sieve` lets through, decoded; without one, every byte as it came. Sends back the decoded body
+    instead, if something below has read all of it already; else None.
     """
 
-    __slots__ = ("hearing",)
+    __slots__ = ("hearing", "sieve")
 
-    def __init__(self, hearing: Hearing) -> None:
+    def __init__(self, hearing: Hearing, sieve: Sieve | None = None) -> None:
         self.hearing = hearing
+        self.sieve = sieve
 
 
 Effect = ReadRequest | Work | Send | ReadResponse | Listen | Question | Pause
@@ -149,7 +151,7 @@ class SyncPort(Protocol):
     def read_response(self) -> bytes:
         """See `ReadResponse`."""
 
-    def listen(self, hearing: Hearing) -> bytes | None:
+    def listen(self, effect: Listen) -> bytes | None:
         """See `Listen`."""
 
     def ask(self, question: Question) -> tuple[int, bytes]:
@@ -168,7 +170,7 @@ class AsyncPort(Protocol):
     async def read_response(self) -> bytes:
         """See `ReadResponse`."""
 
-    def listen(self, hearing: Hearing) -> bytes | None:
+    def listen(self, effect: Listen) -> bytes | None:
         """See `Listen`."""
 
     async def ask(self, question: Question) -> tuple[int, bytes]:

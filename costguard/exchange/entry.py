@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from costguard import wire
 from costguard.errors import ConfigurationError, InvalidRequest, LedgerError
 from costguard.estimating.estimate import Estimate
 from costguard.estimating.media import MediaMax
@@ -189,6 +190,7 @@ class Entry:
             attempt.task_uuid: attempt.spelling or attempt.task_uuid
             for attempt in attempts
             if attempt.status == "unresolved"
+            and wire.dialect_of(attempt.task_uuid) is self._dialect
             and attempt.host == self._host  # whoever runs another host must not hear of it, and cannot know it
             and at_us - attempt.at_us > ASK_AGE_US
             and at_us - terms.asked_us.get(attempt.task_uuid, 0) > ASK_AGE_US

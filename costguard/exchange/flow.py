@@ -110,7 +110,7 @@ def exchange(desk: Desk, call: Call) -> Flow:
             return
         if admission.dialect.is_stream(admission.tasks, head.status, head.content_type):
             hearing = books.listen(admission)
-            whole: bytes | None = yield Listen(hearing)
+            whole: bytes | None = yield Listen(hearing, admission.dialect.sieve(admission.tasks))
             if whole is not None:
                 hearing.feed(whole)
                 yield Work(lambda: hearing.ending(None))

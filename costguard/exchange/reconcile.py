@@ -13,7 +13,7 @@ from costguard.errors import ConfigurationError
 from costguard.exchange.settlement import Finding, Settlement
 from costguard.ledger.accounting.attempts import over_by_task
 from costguard.ledger.accounting.book import Ledger
-from costguard.wire import NATIVE
+from costguard.wire import NATIVE, dialect_of
 
 BATCH_TASKS = 50
 """Tasks asked for in one request."""
@@ -54,7 +54,8 @@ class Reconciliation:
     @property
     def answered(self) -> bool:
         """False if there were tasks to ask for and the provider said nothing of any of them."""
-        return not self.findings or any(finding.told for finding in self.findings)
+        asked = [finding for finding in self.findings if finding.told is not None]
+        return not asked or any(finding.told for finding in asked)
 
 
 def parse_age(age: Age, what: str = "min_age") -> int:
@@ -152,8 +153,10 @@ def _questions(desk: Desk, progress: Progress | None) -> _Questions:
         if attempt.status == "unresolved" or attempt.at_us < before_us
     ]
     # Asked for once: what was charged without the provider's own figure. Once more: what it did not know.
-    uuids = list(dict.fromkeys([*wanted, *desk.ledger.unconfirmed(before_us), *desk.ledger.to_ask_again(now_us)]))
-    found = Reconciliation()
+    named = dict.fromkeys([*wanted, *desk.ledger.unconfirmed(before_us), *desk.ledger.to_ask_again(now_us)])
+    uuids = [uuid for uuid in named if dialect_of(uuid) is NATIVE]
+    unasked = [uuid for uuid in dict.fromkeys(wanted) if dialect_of(uuid) is not NATIVE]
+    found = Reconciliation([_unaskable(uuid) for uuid in unasked])
     batches = [uuids[start : start + BATCH_TASKS] for start in range(0, len(uuids), BATCH_TASKS)]
     batches.reverse()
     while batches:
@@ -176,8 +179,15 @@ def _questions(desk: Desk, progress: Progress | None) -> _Questions:
                 continue
             found.findings += findings
         if progress is not None:
-            progress(len(found.findings), len(uuids))
+            progress(len(found.findings) - len(unasked), len(uuids))
     return found
+
+
+def _unaskable(task_uuid: str) -> Finding:
+    """A task whose wire has no question for it."""
+    wire = dialect_of(task_uuid).name
+    reason = f"what became of {wire} calls cannot be asked: `costguard tasks resolve` when you know it"
+    return Finding(task_uuid, "open", reason, told=None)
 
 
 def _endpoint(client: Any) -> str:

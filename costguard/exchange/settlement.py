@@ -44,8 +44,8 @@ class Finding(NamedTuple):
     task_uuid: str
     outcome: str
     reason: str
-    told: bool = True
-    """False if the provider could not be asked, or refused to answer."""
+    told: bool | None = True
+    """False if the provider could not be asked, or refused to answer; None if there is no way to ask it."""
 
 
 class Settlement:

@@ -81,6 +81,11 @@ def prompt_text(task: dict[str, Any]) -> str:
     return "".join(part for part in parts if isinstance(part, str))
 
 
+def words(seed: int, count: int) -> list[str]:
+    """A text of so many words."""
+    return [_WORDS[(seed + 7 * at) % len(_WORDS)] for at in range(count)]
+
+
 def prompt_tokens(task: dict[str, Any], text: int, media_s: Decimal) -> dict[str, int]:
     """Prompt tokens by modality, given those of the text and the length of each video and sound."""
     inputs = task.get("inputs", {})
@@ -136,7 +141,7 @@ def text_item(
     return {
         "taskType": task["taskType"],
         "taskUUID": task["taskUUID"],
-        "text": " ".join(_WORDS[(seed + 7 * i) % len(_WORDS)] for i in range(completion - reasoning)),
+        "text": " ".join(words(seed, completion - reasoning)),
         "seed": seed,
         "cost": (_usd(total) + Decimal(0)).quantize(Decimal("0.00001"), rounding=ROUND_HALF_UP),
         "finishReason": "stop" if wanted < allowed else "length",

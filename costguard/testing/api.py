@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from costguard.testing import encodings, exact, faults, refusals, replies, requests, spoiling
+from costguard.testing import encodings, exact, faults, forms, refusals, replies, requests, spoiling, sse
 from costguard.testing.delivery import Delivery
 from costguard.testing.faults import Fault
 from costguard.testing.manners import Manners
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True, eq=False)
 class StandIn(Manners):
-    """An API that answers like Runware's `POST /v1`, bills like it, and fails when told to.
+    """An API that answers like Runware's `POST /v1` and its neighbours, bills like it, and fails when told to.
 
     Every setting is an attribute and may be changed between requests: see `Manners`. Request bodies may be
     encoded as gzip. Any number of threads may use one stand-in.
@@ -116,7 +116,8 @@ class StandIn(Manners):
             return replies.encoded(self._reply(method, path, lower.get("content-encoding"), body), self)
 
     def _reply(self, method: str, path: str, encoding: str | None, body: bytes) -> Reply:
-        if path.partition("?")[0].rstrip("/") != "/v1":
+        address = path.partition("?")[0].rstrip("/")
+        if address not in ("/v1", *forms.FORMS):
             return refusal(404, refusals.error("notFound", f"there is no {path} here; POST to /v1"))
         if method != "POST":
             return refusal(405, refusals.error("methodNotAllowed", f"{method} is not served; POST to /v1"))
@@ -127,6 +128,8 @@ class StandIn(Manners):
             return refusal(415, refusals.error("unsupportedEncoding", said))
         except (ValueError, RecursionError):
             return refusal(400, refusals.error("invalidJson", "the body is not JSON"))
+        if address != "/v1":
+            return self._answer_form(address, parsed)
         tasks = parsed if isinstance(parsed, list) else [parsed]
         if not tasks or not all(isinstance(task, dict) for task in tasks):
             return refusal(400, refusals.error("invalidBody", "the body is not a task, nor a list of tasks"))
@@ -148,6 +151,29 @@ class StandIn(Manners):
         self._webhooks += answer.webhooks
         reply = replies.reply(answer, self)
         return spoiling.after_work(striking, reply, tasks) if striking else reply
+
+    def _answer_form(self, address: str, asked: object) -> Reply:
+        """Answer a request in OpenAI's or Anthropic's form: a task without a name of its own, and of no other kind."""
+        form = forms.FORMS[address]
+        problem = form.problem(asked)
+        if problem or not isinstance(asked, dict):
+            return refusal(400, refusals.error("invalidParameter", problem))
+        delivery = "stream" if asked.get("stream") else "sync"
+        task: Task = {"taskType": "textInference", "deliveryMethod": delivery, "model": asked["model"]}
+        fault = self._waiting(task)
+        if fault:
+            self._use(fault)
+            if fault.before_work:
+                return spoiling.before_work(fault, address, [task])
+        kind = fault.kind if fault else ""
+        if kind in forms.UNBILLED:
+            return refusal(fault.status if fault else 400, refusals.by_fault(kind, task))
+        done = self._work.do_form(form, asked)
+        plain = forms.reply(form, asked, done, kind, self)
+        carried = replies.encoded(plain, self)
+        if asked.get("stream"):
+            carried = replace(carried, chunks=sse.recut(carried.chunks, self.chunk_bytes))
+        return spoiling.after_work(fault, carried, [task]) if fault and fault.strikes_request else carried
 
     def _waiting(self, task: Task, *, task_only: bool = False) -> Fault | None:
         """The first fault in order that fits the task."""

@@ -40,6 +40,12 @@ class Manners:
     - `stream_figures`, `poll_figures`, `webhook_figures`: what that road tells: `all`, `cost`,
       `breakdown` or `tokens`.
 
+    The paths of OpenAI's and Anthropic's form (`/v1/chat/completions`, `/v1/responses`, `/v1/messages`):
+
+    - `tells_cost`: their `usage` tells `cost`; False: tokens only.
+    - `cached_tokens`: so many tokens of a prompt, at most all but one, are told as read from a cache (and cost the
+      same).
+
     Polls, `getTaskDetails` and webhooks. The statuses known are `success`, `processing` and `error`; older
     pages have `pending` and `queued` too:
 
@@ -92,6 +98,9 @@ class Manners:
     stream_figures: Told = "all"
     poll_figures: Told = "all"
     webhook_figures: Told = "all"
+
+    tells_cost: bool = True
+    cached_tokens: int = 0
 
     poll_statuses: tuple[str, ...] = ()
     polls_until_done: int = 1

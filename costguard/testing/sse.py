@@ -38,17 +38,22 @@ def failed(items: list[Payload], error: Payload, manners: Manners, *, with_text:
 
 def chunks(frames: list[Payload], manners: Manners, *, done: bool) -> list[bytes]:
     """The bytes of each frame, with the comments and pings between them; `done`: end with `[DONE]`."""
-    texts = [exact.dumps(frame) for frame in _enveloped(frames, manners)]
+    texts = [("", exact.dumps(frame)) for frame in _enveloped(frames, manners)]
     if done and manners.sse_done:
-        texts.append("[DONE]")
+        texts.append(("", "[DONE]"))
+    return events(texts, manners)
+
+
+def events(texts: list[tuple[str, str]], manners: Manners) -> list[bytes]:
+    """The bytes of each event, given by its name ("" for none) and its data, with what may come between them."""
     written = []
-    for at, text in enumerate(texts):
+    for at, (name, text) in enumerate(texts):
         if at % _FRAMES_PER_HEARTBEAT == 0:
             if manners.sse_heartbeats and not manners.sse_bare:
                 written.append(_lines(manners, ": keep-alive"))
             if manners.sse_pings:
                 written.append(_event('{"type":"ping"}', manners, name="ping"))
-        written.append(_event(text, manners))
+        written.append(_event(text, manners, name=name))
     if manners.sse_bom and written:
         written[0] = _BOM + written[0]
     return written

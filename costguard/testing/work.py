@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from costguard.testing import answers, exact, faults, refusals
+from costguard.testing.forms import Done, Form
 from costguard.testing.manners import Manners
 from costguard.testing.published import content, seeds
 from costguard.testing.records import Bill, Task
@@ -75,6 +76,31 @@ class Work:
             kept.append({key: value for key, value in item.items() if key not in _unasked(task)})
         job.attempts.append(Attempt(task, kept, *_shown(kind, kept, task)))
         return job.attempts[-1]
+
+    def do_form(self, form: Form, asked: dict[str, Any]) -> Done:
+        """Do a request in another form, and bill all its choices together, under the name that it is answered by."""
+        manners = self._manners
+        number = len(self.bill) + 1
+        prompt = manners.count_text(form.text(asked)) + answers.IMAGE_TOKENS * form.images(asked)
+        allowed = form.allowed(asked)
+        wanted = manners.completion_tokens + number % 16
+        completion = wanted if allowed is None else min(wanted, allowed)
+        choices = asked.get("n") or 1
+        rate = answers.rates(asked["model"], prompt)
+        nanos = prompt * rate.prompt + choices * completion * rate.completion
+        done = Done(
+            name=f"{form.prefix}{number:06}",
+            model=asked["model"],
+            words=answers.words(number, completion),
+            choices=choices,
+            prompt=prompt,
+            cached=max(min(manners.cached_tokens, prompt - 1), 0),
+            completion=choices * completion,
+            is_short=allowed is not None and wanted >= allowed,
+            cost=Decimal(nanos).scaleb(-9) if manners.tells_cost else None,
+        )
+        self.bill.append(Bill(done.name, 1, 0, Decimal(nanos).scaleb(-9), done.model))
+        return done
 
     def _result(self, task: Task, index: int) -> dict[str, Any]:
         """Result number `index` of a task, with all its figures."""

@@ -190,6 +190,16 @@ class Listener(Protocol):
         """No more bytes will come: `cut` says how the stream was cut, None if it was read to its end."""
 
 
+class Sieve(Protocol):
+    """Keeps from the caller of a stream what came because the guard asked for it; all else passes byte for byte."""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """What the caller is to have of some decoded bytes, and of those held back before."""
+
+    def end(self) -> bytes:
+        """What is left when the stream is over."""
+
+
 class Known(Protocol):
     """A wire whose paths are known."""
 
@@ -204,6 +214,9 @@ class Known(Protocol):
 
 class Dialect(Known, Protocol):
     """One wire: whose requests are its own, and what is asked and told in them. No I/O."""
+
+    prefix: str
+    """What the names of its tasks begin with, if it makes them all itself; "" if callers do."""
 
     def shows_tasks(self, body: bytes) -> bool:
         """Whether a body that `read` refused shows tasks all the same, so that sending it may cost money."""
@@ -231,6 +244,9 @@ class Dialect(Known, Protocol):
 
     def listen(self, tasks: Sequence[Task]) -> Listener:
         """What hears the stream that answers `tasks`."""
+
+    def sieve(self, tasks: Sequence[Task]) -> Sieve | None:
+        """What the stream that answers `tasks` passes through on its way to the caller; None if all of it is theirs."""
 
     def observe(self, payload: object) -> Judgement | None:
         """What a result from anywhere tells (a webhook's body, a log line); None if it is not of this wire."""

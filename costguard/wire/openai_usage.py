@@ -43,7 +43,7 @@ def tell(record: Any, value: Any, name: Callable[[], str]) -> list[Told] | None:
     named = (_name(node.get(key)) for node in (value, record) if isinstance(node, Mapping) for key in _IDS)
     uuid = next((one for one in named if one), "") or name()
     model = stored_name(value.get("model")) or _model(record)
-    return [Told(uuid, model, "", Success((Result(0, None, _figures(value.get("cost"), usage)),)))]
+    return [Told(uuid, model, "", Success((Result(0, None, figures(value.get("cost"), usage)),)))]
 
 
 def _name(value: Any) -> str:
@@ -70,12 +70,19 @@ def _model(record: Any) -> str:
     return ""
 
 
-def _figures(cost: Any, usage: Mapping[str, Any]) -> Figures:
+def figures(cost: Any, usage: Any) -> Figures:
+    """What `usage`, and a cost told beside it, say of a response: of all its choices together.
+
+    Cached tokens are a part of the prompt, where Anthropic's form counts them beside it, too.
+    """
+    if not isinstance(usage, Mapping):
+        return NativeFigures(cost, usage).read()
     prompt = _first(usage, _PROMPT)
     cached = _details(usage, "prompt_tokens_details", "input_tokens_details").get("cached_tokens")
     beside = [usage[key] for key in _CACHE_BESIDE if type(usage.get(key)) is int]
     if beside and type(prompt) is int:
         prompt, cached = prompt + sum(beside), usage.get(_CACHE_BESIDE[0])
+    written = usage.get(_CACHE_BESIDE[1])
     reasoning = _details(usage, "completion_tokens_details", "output_tokens_details").get("reasoning_tokens")
     named = {
         "promptTokens": prompt,
@@ -87,6 +94,8 @@ def _figures(cost: Any, usage: Mapping[str, Any]) -> Figures:
         "costBreakdown": usage.get("costBreakdown"),
     }
     found = NativeFigures(cost, named).read()
+    if type(written) is int and written > 0 and found.cost is None and found.total is None:
+        found = found._replace(notes=(*found.notes, "tokens written to a cache counted at the full input rate"))
     media = _media(usage)
     if found.prompt or not media or found.prompt_tokens is None or sum(media.values()) > found.prompt_tokens:
         return found

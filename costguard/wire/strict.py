@@ -74,6 +74,34 @@ def write(payload: Any) -> bytes:
         raise invalid("it is nested too deeply to be written again") from None
 
 
+def with_added(body: bytes, fields: dict[str, Any]) -> bytes:
+    """The `body` of an object, or of an array of one, with `fields` added at the object's end, after others."""
+    end = body.rindex(b"}")
+    return b"".join((body[:end], b",", write(fields)[1:-1], body[end:]))
+
+
+def whole(value: Any, most: int, where: str, key: str) -> int | None:
+    """A whole number from 1 to `most`, or None for null; InvalidRequest for anything else."""
+    if value is None:
+        return None
+    if type(value) is not int or not 1 <= value <= most:
+        raise invalid(f"{where}: {key}: expected a whole number from 1 to {most:,}, found {shown(value)}")
+    return value
+
+
+def kind(value: Any) -> str:
+    """What kind of JSON value it is, in words."""
+    if value == [] and isinstance(value, list):
+        return "an empty array"
+    names = {dict: "an object", list: "an array", str: "a text", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def shown(value: Any) -> str:
+    """A number as it is, anything else by its kind: no text is quoted."""
+    return repr(value)[:40] if isinstance(value, (int, float)) else kind(value)
+
+
 def _locate_forbidden(text: str) -> str:
     """Read again, with objects as tuples and what is forbidden left in its place, and name the first."""
 

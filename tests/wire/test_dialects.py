@@ -68,6 +68,7 @@ class TinyListener:
 
 class Tiny:
     name = "tiny"
+    prefix = "tiny-"
 
     def claims(self, target: Target) -> bool | None:
         return target.path == "/tiny"
@@ -115,6 +116,9 @@ class Tiny:
 
     def listen(self, tasks: Sequence[Task]) -> TinyListener:
         return TinyListener(tasks[0].uuid)
+
+    def sieve(self, tasks: Sequence[Task]) -> None:
+        return None
 
     def observe(self, payload: object) -> Judgement | None:
         if not isinstance(payload, dict) or "id" not in payload:

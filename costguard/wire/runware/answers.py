@@ -298,7 +298,7 @@ def _error(entry: Any, task_uuid: str) -> WireError:
         entry = {"message": entry}
     if not isinstance(entry, dict):
         return WireError(task_uuid, "", "", "", True)
-    code, message = entry.get("code"), entry.get("message")
+    code, message = entry.get("code") or entry.get("type"), entry.get("message")
     message = message if isinstance(message, str) else ""
     code = str(code) if isinstance(code, (str, int)) else ""
     return WireError(

@@ -21,6 +21,7 @@ class Runware:
     """See `Dialect`."""
 
     name = "runware"
+    prefix = ""
 
     def claims(self, target: Target) -> bool | None:
         """True for native endpoints; any other POST may hold tasks, on whatever host."""
@@ -73,6 +74,9 @@ class Runware:
     def listen(self, tasks: Sequence[Task]) -> Listener:
         """See `Dialect`."""
         return Reader(tasks)
+
+    def sieve(self, tasks: Sequence[Task]) -> None:
+        """Figures come on frames of a result, which are the caller's."""
 
     def observe(self, payload: object) -> Judgement | None:
         """See `Dialect`."""

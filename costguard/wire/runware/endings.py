@@ -10,7 +10,7 @@ from costguard.wire.dialect import Ack, Doubt, Ending, Judgement, Record, Refuse
 from costguard.wire.runware.answers import WAITING, Details, Envelope, Item, WireError
 from costguard.wire.runware.requests import FREE_TASK_TYPES
 
-_REFUSING = frozenset({*range(300, 406), 407, 413, 415, 422, 429})
+REFUSING = frozenset({*range(300, 406), 407, 413, 415, 422, 429})
 """Statuses of a request that was turned away before any work; a 407 is the proxy's, not the provider's."""
 
 
@@ -156,7 +156,7 @@ def _ending(
         rest = Doubt(said(doubtful, status) if doubtful else f"http {status} doubtful error")
     elif succeeded:
         rest = Refused(said(errors[0])) if errors else None
-    elif status in _REFUSING:
+    elif status in REFUSING:
         rest = Refused(said(errors[0] if errors else None, status))
     else:
         rest = Doubt(said(errors[0] if errors else None, status))

@@ -98,7 +98,7 @@ def parse_request(body: bytes) -> Request:
     elements = [found] if single else found
     if not isinstance(elements, list) or not elements:
         raise NotTasks(
-            f"request body is not a task list: expected an array of tasks, found {_kind(found)}; nothing was sent"
+            f"request body is not a task list: expected an array of tasks, found {strict.kind(found)}; nothing was sent"
         )
     for index, element in enumerate(elements):
         if not isinstance(element, dict) or not isinstance(element.get("taskType"), str):
@@ -157,10 +157,7 @@ def name_tasks(body: bytes) -> Named | None:
 
 def _with_added(body: bytes, raw: dict[str, Any], fields: int) -> bytes:
     """The `body` of one task with the fields of `raw` after the first `fields`: a large one is not written anew."""
-    # `true`, or a UUID made here: nothing in them is to be escaped.
-    added = [f',"{k}":true' if v is True else f',"{k}":"{v}"' for k, v in islice(raw.items(), fields, None)]
-    end = body.rindex(b"}")
-    return b"".join((body[:end], "".join(added).encode(), body[end:]))
+    return strict.with_added(body, dict(islice(raw.items(), fields, None)))
 
 
 def from_dict(task: Mapping[str, Any]) -> Task:
@@ -172,7 +169,7 @@ def from_dict(task: Mapping[str, Any]) -> Task:
         raise strict.invalid(f"expected one task as a mapping, found {type(task).__name__}")
     raw = dict(task)
     if not isinstance(raw.get("taskType"), str):
-        raise strict.invalid(f"the task has no text 'taskType' but {_kind(raw.get('taskType'))}")
+        raise strict.invalid(f"the task has no text 'taskType' but {strict.kind(raw.get('taskType'))}")
     read = _read_task(raw, "the task")
     if read.billable:
         _normalise(read)
@@ -206,12 +203,14 @@ def _read_task(raw: dict[str, Any], where: str) -> Task:
     stated = raw.get("deliveryMethod")
     delivery: Delivery = "sync" if stated is None else stated
     if delivery not in _DELIVERIES:
-        raise strict.invalid(f"{where}: deliveryMethod: expected 'sync', 'async' or 'stream', found {_shown(delivery)}")
-    results = _whole(raw.get("numberResults"), RESULTS_MAX, where, "numberResults")
-    max_tokens = _whole(raw.get("maxTokens"), MAX_TOKENS_MAX, where, "maxTokens")
+        raise strict.invalid(
+            f"{where}: deliveryMethod: expected 'sync', 'async' or 'stream', found {strict.shown(delivery)}"
+        )
+    results = strict.whole(raw.get("numberResults"), RESULTS_MAX, where, "numberResults")
+    max_tokens = strict.whole(raw.get("maxTokens"), MAX_TOKENS_MAX, where, "maxTokens")
     settings = raw.get("settings")
     if isinstance(settings, OBJECT):
-        allowed = _whole(settings.get("maxTokens"), MAX_TOKENS_MAX, where, "settings.maxTokens")
+        allowed = strict.whole(settings.get("maxTokens"), MAX_TOKENS_MAX, where, "settings.maxTokens")
         if allowed is not None and (max_tokens is None or allowed > max_tokens):
             max_tokens = allowed  # of two allowances the larger: it is unknown which one is obeyed
     name = canonical(task_uuid)
@@ -256,10 +255,10 @@ def _normalise(task: Task) -> int:
 
 def _refuse_element(elements: list[Any], index: int) -> NoReturn:
     element = elements[index]
-    found = _kind(element)
+    found = strict.kind(element)
     if isinstance(element, dict):
         found = (
-            f"an object whose 'taskType' is {_kind(element['taskType'])}"
+            f"an object whose 'taskType' is {strict.kind(element['taskType'])}"
             if "taskType" in element
             else ("an object without 'taskType'")
         )
@@ -274,27 +273,8 @@ def _check_name(value: Any, where: str, key: str) -> None:
     if stored_name(value):
         return
     if not isinstance(value, str):
-        raise strict.invalid(f"{where}: {key}: expected a text, found {_kind(value)}")
+        raise strict.invalid(f"{where}: {key}: expected a text, found {strict.kind(value)}")
     raise strict.invalid(
         f"{where}: {key}: expected 1 to {NAME_CHARS_MAX} printable characters, found {len(value)} characters:"
         f" {value[:40]!a}"
     )
-
-
-def _whole(value: Any, most: int, where: str, key: str) -> int | None:
-    if value is None:
-        return None
-    if type(value) is not int or not 1 <= value <= most:
-        raise strict.invalid(f"{where}: {key}: expected a whole number from 1 to {most:,}, found {_shown(value)}")
-    return value
-
-
-def _kind(value: Any) -> str:
-    if value == [] and isinstance(value, list):
-        return "an empty array"
-    names = {dict: "an object", list: "an array", str: "a text", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")
-
-
-def _shown(value: Any) -> str:
-    return repr(value)[:40] if isinstance(value, (int, float)) else _kind(value)

@@ -1,4 +1,4 @@
-"""OpenAI-style paths (`/chat/completions`, `/responses`, `/messages`): known, but not read yet."""
+"""The paths of OpenAI-style wires: which are read, and which are known and not read yet."""
 
 from __future__ import annotations
 
@@ -7,18 +7,29 @@ import json
 from costguard.wire.dialect import Target
 from costguard.wire.runware.hosts import is_runware
 
-PATHS = ("/chat/completions", "/responses", "/messages", "/completions")
+CHAT = "/chat/completions"
+RESPONSES = "/responses"
+MESSAGES = "/messages"
+
+METERED = (CHAT, RESPONSES, MESSAGES)
+"""Paths with a dialect of their own, on hosts that are known."""
+
+PATHS = (*METERED, "/completions")
 
 _ASKED = ("messages", "input", "prompt")
 """What a model is asked with, beside `model`."""
 
-_CHAT = "/chat/completions"
 _DEPLOYMENT = "/deployments/"
 """In a path, the model's name comes after it, and the body need not tell it."""
 
 
+def is_known(target: Target) -> bool:
+    """Whether a host is Runware's, or one that the caller named: there a path is surely what it is called."""
+    return target.endpoint is not None or is_runware(target.host)
+
+
 class OpenAIStyle:
-    """Claims its paths on Runware's hosts and on those named in `endpoints`; elsewhere the body decides.
+    """Claims what no dialect reads: other paths on known hosts, and all of them elsewhere, if the body says so.
 
     `by_path`: of them only those that no other wire has, where a body without a model is one of its own, too.
     """
@@ -32,9 +43,11 @@ class OpenAIStyle:
         """See `Known`."""
         if not target.path.endswith(PATHS):
             return False
-        if self._by_path and not (target.path.endswith(_CHAT) or _DEPLOYMENT in target.path):
+        if self._by_path and not (target.path.endswith(CHAT) or _DEPLOYMENT in target.path):
             return False
-        return True if target.endpoint is not None or is_runware(target.host) else None
+        if is_known(target):
+            return not target.path.endswith(METERED)
+        return None
 
     def recognises(self, body: bytes) -> bool:
         """See `Known`."""

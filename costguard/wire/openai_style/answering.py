@@ -1,0 +1,84 @@
+"""How a whole response ends the one task of its request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from costguard.tasks import Task
+from costguard.wire import openai_usage
+from costguard.wire.dialect import Doubt, Ending, Refused, Result, Success
+from costguard.wire.runware.answers import WireError, parse_response, read_leniently
+from costguard.wire.runware.endings import REFUSING, said
+from costguard.wire.runware.names import stored_name
+
+
+def read_object(data: bytes) -> dict[str, Any] | None:
+    """The JSON object in some bytes; None if there is none, so what came is unreadable, cut or of another kind."""
+    try:
+        found = read_leniently(data.decode(errors="replace").removeprefix("\ufeff"))
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def name_of(value: Mapping[str, Any]) -> str:
+    """What the provider calls a response; "" where it does not say."""
+    return stored_name(value.get("id"))
+
+
+def is_told(cost: Any, usage: Any) -> bool:
+    """Whether a figure is told that says what the work cost, or how much it was."""
+    found = openai_usage.figures(cost, usage)
+    return bool(found.cost or found.total or found.prompt_tokens or found.completion_tokens)
+
+
+def success(task: Task, cost: Any, usage: Any) -> Success:
+    """The results of a task, told by their usage: one figure for all of its choices; one each where none is told."""
+    if is_told(cost, usage):
+        return Success((Result(0, None, openai_usage.figures(cost, usage)),))
+    untold = openai_usage.figures(cost, usage)
+    return Success(tuple([Result(at, None, untold) for at in range(task.results)]))
+
+
+def failure(errors: tuple[WireError, ...], status: int) -> Ending:
+    """How errors, or a status without any, end a task; they may speak of work that was done."""
+    doubtful = next((error for error in errors if error.doubtful), None)
+    first = doubtful or (errors[0] if errors else None)
+    is_refused = status in REFUSING or (200 <= status < 300 and errors)
+    return Refused(said(first, status)) if is_refused and doubtful is None else Doubt(said(first, status))
+
+
+def errors_of(body: bytes) -> tuple[WireError, ...]:
+    """The errors in a body, in Runware's form, OpenAI's or Anthropic's."""
+    envelope = parse_response(body)
+    return envelope.errors if envelope else ()
+
+
+def whole(
+    task: Task, status: int, body: bytes, answered: Callable[[Mapping[str, Any], Task], Ending | None]
+) -> Ending | None:
+    """How a whole response ends `task`; None for a 2xx that cannot be read.
+
+    `answered` says it of a readable 2xx, None where that holds no answer of its wire.
+    """
+    value = read_object(body)
+    succeeded = 200 <= status < 300
+    if value is not None and is_told(value.get("cost"), value.get("usage")):
+        return success(task, value.get("cost"), value.get("usage"))  # whatever the status: it was billed
+    if value is not None and succeeded:
+        found = answered(value, task)
+        if found is not None:
+            return found
+    errors = errors_of(body)
+    if errors or not succeeded:
+        return failure(errors, status)
+    return (
+        None
+        if value is None
+        else Doubt(f"http {status} without an answer", _evidence(value), taken=bool(name_of(value)))
+    )
+
+
+def _evidence(value: Mapping[str, Any]) -> dict[str, object]:
+    return {"id": name_of(value)} if name_of(value) else {}

@@ -1,0 +1,75 @@
+"""Anthropic's messages: `POST …/messages`.
+
+Source: https://docs.anthropic.com/en/api/messages
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from costguard.tasks import Task
+from costguard.wire.dialect import Ending
+from costguard.wire.openai_style.answering import name_of, success
+from costguard.wire.openai_style.hearing import Piece
+from costguard.wire.openai_style.parts import Reading
+from costguard.wire.openai_style.paths import MESSAGES
+from costguard.wire.openai_style.style import Style
+
+_NOT_PROMPT = frozenset(
+    (
+        "model",
+        "messages",
+        "system",
+        "metadata",
+        "stop_sequences",
+        "service_tier",
+        "thinking",
+        "container",
+        "mcp_servers",
+        "anthropic_version",
+        "anthropic_beta",
+    )
+)
+_OWN = ("custom", "bash_", "text_editor_", "computer_", "memory_")
+"""Tools that the caller runs itself; what begins with anything else runs there, for a fee."""
+
+
+class Messages(Style):
+    """See `Dialect`."""
+
+    name = "messages"
+    prefix = "messages:"
+    path = MESSAGES
+    limits = ("max_tokens",)
+    asks_with = ("messages",)
+
+    def gather(self, raw: Mapping[str, Any], reading: Reading) -> None:
+        """System prompt, messages, tools."""
+        if raw.get("system") is not None:
+            reading.content(raw["system"])
+        reading.messages(raw["messages"])
+        reading.fields(raw, _NOT_PROMPT)
+        reading.tools(raw.get("tools"), own=_OWN)
+        reading.extras(raw)
+        for key in ("container", "mcp_servers"):
+            if raw.get(key):
+                reading.feature(key)
+
+    def answered(self, value: Mapping[str, Any], task: Task) -> Ending | None:
+        """An answer is a message."""
+        if value.get("type") != "message" or not isinstance(value.get("content"), list):
+            return None
+        return success(task, value.get("cost"), value.get("usage"))
+
+    def piece(self, value: Mapping[str, Any]) -> Piece:
+        """`message_start` opens the usage; `message_delta` tells its end, all of the output so far."""
+        kind = value.get("type")
+        message = value.get("message")
+        if kind == "message_start" and isinstance(message, dict):
+            return Piece(message.get("usage"), message.get("cost"), name_of(message))
+        if kind == "message_delta":
+            delta = value.get("delta")
+            is_end = isinstance(delta, dict) and isinstance(delta.get("stop_reason"), str)
+            return Piece(value.get("usage"), value.get("cost"), finished=(0,) if is_end else ())
+        return Piece(stops=kind == "message_stop")

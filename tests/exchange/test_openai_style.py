@@ -1,0 +1,426 @@
+"""Calls in OpenAI's and Anthropic's form, end to end: held, told, charged, and lost ones listed."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import ledgers
+import pytest
+from conftest import FLASH, AnyClient, audit, memory, only_task
+
+from costguard import BudgetExceeded, Guard, InvalidRequest, UnpricedTask
+from costguard.money import NANOS
+from costguard.testing import StandIn
+
+CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
+PATHS = (CHAT, RESPONSES, MESSAGES)
+ASKED: dict[str, dict[str, Any]] = {
+    CHAT: {"messages": [{"role": "user", "content": "Describe the harbour."}], "max_tokens": 100},
+    RESPONSES: {"input": "Describe the harbour.", "max_output_tokens": 100},
+    MESSAGES: {"messages": [{"role": "user", "content": "Describe the harbour."}], "max_tokens": 100},
+}
+
+
+def asked(path: str, **more: Any) -> dict[str, Any]:
+    return {"model": FLASH, **ASKED[path], **more}
+
+
+def post(client: AnyClient, path: str, **more: Any) -> Any:
+    return client.post(url=path, json=asked(path, **more))
+
+
+def billed(standin: StandIn) -> int:
+    return int(standin.billed() * NANOS)
+
+
+def booked(guard: Guard) -> tuple[int, int]:
+    """Charged and held, in nano-USD, of all tasks."""
+    rows = guard.ledger.tasks()
+    return sum(row.charged for row in rows), sum(row.held for row in rows)
+
+
+def streamed(client: AnyClient, path: str, **more: Any) -> bytes:
+    """The bytes of a stream, as its caller gets them."""
+    return b"".join(pieces(client, path, **more))
+
+
+def pieces(client: AnyClient, path: str, **more: Any) -> list[bytes]:
+    body = asked(path, **{"stream": True, **more})
+    if not client.is_async:
+        with client.bare.stream("POST", path, json=body) as response:
+            return list(response.iter_bytes())
+
+    async def read() -> list[bytes]:
+        async with client.bare.stream("POST", path, json=body) as response:
+            return [chunk async for chunk in response.aiter_bytes()]
+
+    found: list[bytes] = client.call(read)
+    return found
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("tells_cost", [True, False])
+@pytest.mark.parametrize("cached", [0, 3])
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_every_form_is_charged_at_the_bill(
+    path: str,
+    tells_cost: bool,
+    cached: int,
+    is_stream: bool,
+    client: AnyClient,
+    guard: Guard,
+    standin: StandIn,
+    ledger: Path,
+) -> None:
+    standin.tells_cost, standin.cached_tokens = tells_cost, cached
+    for _ in range(2):
+        if is_stream:
+            assert b"harbour" in streamed(client, path)
+        else:
+            assert b"harbour" in post(client, path).content
+    rows = guard.ledger.tasks()
+    assert [(row.status, row.held) for row in rows] == [("settled", 0)] * 2
+    assert {row.basis for row in rows} == {"cost" if tells_cost else "computed"}
+    assert {row.delivery for row in rows} == {"stream" if is_stream else "sync"}
+    assert booked(guard) == (billed(standin), 0)
+    told = [found for (found,) in ledgers.rows(ledger, "SELECT cached_tokens FROM charges")]
+    assert told == [cached, cached]
+    audit(guard)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_body_that_needs_no_change_goes_out_byte_for_byte(path: str, client: AnyClient, standin: StandIn) -> None:
+    body = b" " + json.dumps(asked(path), indent=2).encode() + b"\n"
+    client.post(url=path, content=body)
+    assert standin.received[-1].body == body
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_call_over_budget_is_refused_and_not_sent(
+    path: str, client: AnyClient, guard: Guard, standin: StandIn
+) -> None:
+    guard.set_budget("acme", "0.000001", per="total")
+    with pytest.raises(BudgetExceeded):
+        post(client, path)
+    assert standin.received == []
+    assert guard.ledger.tasks() == []
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"model":"x"}', b'{"model":"x","messages":[],"input":"",'
+                                  b'"max_tokens":-1,"max_output_tokens":0}'])  # fmt: skip
+def test_what_cannot_be_read_is_refused_and_not_sent(
+    path: str, body: bytes, client: AnyClient, standin: StandIn
+) -> None:
+    with pytest.raises(InvalidRequest):
+        client.post(url=path, content=body)
+    assert standin.received == []
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_model_without_a_price_is_refused_unless_it_has_a_ceiling(
+    path: str, client: AnyClient, guard: Guard, standin: StandIn
+) -> None:
+    with pytest.raises(UnpricedTask):
+        post(client, path, model="minimax:m2.7@0")
+    assert standin.received == []
+    guard.set_ceiling("minimax:m2.7@0", "0.01")
+    post(client, path, model="minimax:m2.7@0")
+    assert booked(guard) == (billed(standin), 0)
+    assert only_task(guard).basis == "cost"
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 429])
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_an_error_before_work_gives_the_hold_back_and_is_the_callers_own(
+    path: str, status: int, is_stream: bool, client: AnyClient, guard: Guard, standin: StandIn
+) -> None:
+    standin.fault(f"status:{status}")
+    response = post(client, path, stream=is_stream)
+    assert response.status_code == status
+    assert "errors" in response.json()
+    row = only_task(guard)
+    assert (row.status, row.held, row.charged) == ("released", 0, 0)
+    audit(guard)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("fault", ["status_billed:500", "status_billed:503", "html", "forget", "error_timeout",
+                                  "no_content_400"])  # fmt: skip
+def test_an_answer_in_doubt_stays_held_until_somebody_says_what_it_came_to(
+    path: str, fault: str, client: AnyClient, guard: Guard, standin: StandIn
+) -> None:
+    standin.fault(fault)
+    post(client, path)
+    row = only_task(guard)
+    assert row.status == "unresolved"
+    assert row.held >= billed(standin) > 0
+    guard.resolve(row.task_uuid, charged=standin.billed(), reason="by the invoice")
+    assert booked(guard) == (billed(standin), 0)
+    audit(guard)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("fault", ["stream_cut", "stream_error", "drop_after", "hang", "cut"])
+def test_a_stream_that_is_cut_stays_held_and_is_listed(
+    path: str, fault: str, client: AnyClient, guard: Guard, standin: StandIn
+) -> None:
+    standin.fault(fault)
+    try:
+        streamed(client, path)
+    except client.module.TransportError:
+        assert fault in ("drop_after", "hang", "cut")
+    row = only_task(guard)
+    assert row.status == "unresolved"
+    assert row.held >= billed(standin) > 0
+    audit(guard)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_stream_that_is_closed_early_stays_held(
+    path: str, guard: Guard, standin: StandIn, make_client: Callable[..., AnyClient]
+) -> None:
+    client = make_client("httpx.Client", guard, transport=memory(standin, "httpx.Client"))
+    with client.bare.stream("POST", path, json=asked(path, stream=True)) as response:
+        next(response.iter_bytes())
+    assert only_task(guard).status == "unresolved"
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_an_answer_without_a_figure_is_charged_as_expected(
+    path: str, client: AnyClient, guard: Guard, standin: StandIn
+) -> None:
+    standin.fault("no_cost")
+    post(client, path)
+    standin.fault("stream_no_cost")
+    streamed(client, path)
+    rows = guard.ledger.tasks()
+    assert [(row.status, row.basis, row.held) for row in rows] == [("settled", "assumed", 0)] * 2
+    assert all(row.charged > 0 for row in rows)
+    audit(guard)
+
+
+def test_lost_calls_are_never_asked_for_and_each_is_told(client: AnyClient, guard: Guard, standin: StandIn) -> None:
+    for path in PATHS:
+        standin.fault("html")
+        post(client, path)
+    standin.fault("no_cost")
+    post(client, CHAT)  # charged as assumed, which nobody can confirm
+    seen = len(standin.received)
+    if client.is_async:
+        found = client.call(guard.areconcile, client.bare, min_age=0)
+    else:
+        found = guard.reconcile(client.bare, min_age=0)
+    assert len(standin.received) == seen
+    assert [(one.outcome, one.told) for one in found.left] == [("open", None)] * 3
+    assert all("cannot be asked" in one.reason for one in found.left)
+    assert found.answered
+    lost = [row.task_uuid for row in guard.ledger.tasks() if row.held]
+    assert sorted(lost) == sorted(one.task_uuid for one in found.left)
+
+
+def test_a_native_call_that_asks_does_not_ask_for_them(
+    client: AnyClient, guard: Guard, standin: StandIn, clock: Any
+) -> None:
+    from datetime import timedelta
+
+    from conftest import a_task
+
+    standin.fault("html")
+    post(client, CHAT)
+    clock.now += timedelta(hours=1)
+    guard.set_budget("/", Decimal(only_task(guard).held + 1000) / NANOS, per="total")
+    with pytest.raises(BudgetExceeded):
+        client.post(a_task())
+    assert [one.path for one in standin.received] == [CHAT]
+
+
+# --- what the guard asks for beside the caller, and keeps for itself ---
+
+
+def test_a_stream_is_made_to_tell_its_usage_and_the_caller_gets_no_piece_of_it(
+    client: AnyClient, guard: Guard, standin: StandIn
+) -> None:
+    said = streamed(client, CHAT)
+    assert standin.received[-1].tasks[0]["stream_options"] == {"include_usage": True}
+    bare = b"".join(standin.handle("POST", CHAT, {}, json.dumps(asked(CHAT, stream=True)).encode()).chunks)
+    chunks = [json.loads(line[6:]) for line in said.split(b"\n") if line.startswith(b"data: {")]
+    assert chunks
+    assert all(chunk["choices"] for chunk in chunks)
+    assert said.endswith(b"data: [DONE]\n\n")
+    assert len(chunks) == bare.count(b"data: {")
+
+
+def test_a_caller_who_asked_for_the_usage_gets_every_byte(client: AnyClient, guard: Guard, standin: StandIn) -> None:
+    said = streamed(client, CHAT, stream_options={"include_usage": True})
+    body = standin.received[-1].body
+    assert json.loads(body)["stream_options"] == {"include_usage": True}
+    assert b'"choices":[],"usage":{' in said
+    assert only_task(guard).status == "settled"
+
+
+@pytest.mark.parametrize("options", [None, {}, {"include_usage": False}, {"include_usage": None, "x": 1}])
+def test_other_options_of_a_stream_are_kept(options: Any, client: AnyClient, standin: StandIn) -> None:
+    said = streamed(client, CHAT, stream_options=options)
+    assert standin.received[-1].tasks[0]["stream_options"] == {**(options or {}), "include_usage": True}
+    assert b'"choices":[]' not in said
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br"])
+@pytest.mark.parametrize("size", [None, 7])
+def test_an_encoded_stream_is_sieved_decoded(
+    encoding: str, size: int | None, client: AnyClient, guard: Guard, standin: StandIn
+) -> None:
+    plain = streamed(client, CHAT)
+    standin.content_encoding, standin.chunk_bytes = encoding, size
+    said = streamed(client, CHAT)
+    assert b'"choices":[]' not in said
+    assert said.count(b"data:") == plain.count(b"data:")
+    assert {row.status for row in guard.ledger.tasks()} == {"settled"}
+    assert booked(guard) == (billed(standin), 0)
+
+
+def test_a_stream_that_something_below_has_read_is_sieved_too(guard: Guard, standin: StandIn) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        reply = standin.handle("POST", request.url.path, dict(request.headers), request.content)
+        return httpx.Response(200, headers=reply.headers, content=b"".join(reply.chunks))
+
+    with httpx.Client(transport=httpx.MockTransport(answer), base_url="https://api.runware.ai") as client:
+        said = guard.wrap(client).post(CHAT, json=asked(CHAT, stream=True)).content
+    assert b'"choices":[]' not in said
+    assert b"[DONE]" in said
+    assert booked(guard) == (billed(standin), 0)
+
+
+@pytest.mark.parametrize("path", [RESPONSES, MESSAGES])
+def test_streams_that_tell_their_usage_by_themselves_pass_as_they_are(
+    path: str, client: AnyClient, standin: StandIn
+) -> None:
+    body = asked(path, stream=True)
+    said = streamed(client, path)
+    assert json.loads(standin.received[-1].body) == body
+    again = StandIn()
+    assert said == b"".join(again.handle("POST", path, {}, json.dumps(body).encode()).chunks)
+
+
+# --- allowances ---
+
+
+def test_several_choices_are_held_and_charged_together(client: AnyClient, guard: Guard, standin: StandIn) -> None:
+    one = post(client, CHAT)
+    three = post(client, CHAT, n=3)
+    assert len(three.json()["choices"]) == 3 * len(one.json()["choices"])
+    assert streamed(client, CHAT, n=2)
+    held = [response.extensions["costguard"].held for response in (one, three)]
+    assert held[1] == 3 * held[0]
+    assert booked(guard) == (billed(standin), 0)
+    audit(guard)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_without_a_stated_allowance_the_models_maximum_is_held(path: str, client: AnyClient) -> None:
+    body = {key: value for key, value in asked(path).items() if not key.startswith("max")}
+    stated = post(client, path, **{next(key for key in ASKED[path] if key.startswith("max")): 65_536})
+    unstated = client.post(url=path, json=body)
+    assert unstated.extensions["costguard"].held == stated.extensions["costguard"].held
+
+
+@pytest.mark.parametrize(
+    ("path", "stated", "lowered"),
+    [
+        (CHAT, {}, {"max_completion_tokens"}),
+        (CHAT, {"max_tokens": 60_000}, {"max_tokens"}),
+        (CHAT, {"max_tokens": 50_000, "max_completion_tokens": 60_000}, {"max_tokens", "max_completion_tokens"}),
+        (RESPONSES, {}, {"max_output_tokens"}),
+        (MESSAGES, {}, {"max_tokens"}),
+    ],
+)
+def test_the_allowance_is_clamped_to_what_is_left(
+    path: str, stated: dict[str, int], lowered: set[str], client: AnyClient, guard: Guard, standin: StandIn
+) -> None:
+    guard.set_budget("acme", "0.001", per="total", action="clamp")
+    body = {key: value for key, value in asked(path).items() if not key.startswith("max")}
+    response = client.post(url=path, json={**body, **stated})
+    sent = standin.received[-1].tasks[0]
+    assert {key for key in sent if key.startswith("max")} == lowered
+    assert len({sent[key] for key in lowered}) == 1
+    assert response.extensions["costguard"].tasks[0].clamped_to == sent[next(iter(lowered))] < 400
+    assert booked(guard) == (billed(standin), 0)
+
+
+# --- other hosts, modes and carriers ---
+
+
+@pytest.fixture
+def served(standin: StandIn) -> Iterator[str]:
+    with standin.serve() as url:
+        yield url
+
+
+def test_a_named_endpoint_on_loopback_ends_with_the_ledger_at_the_bill(
+    kind: str,
+    served: str,
+    standin: StandIn,
+    make_guard: Callable[..., Guard],
+    make_client: Callable[..., AnyClient],
+    tmp_path: Path,
+) -> None:
+    guard = make_guard(path=tmp_path / "loopback.db", endpoints=[f"{served}/v1"])
+    guard.set_budget("/", "1", per="total")
+    client = make_client(kind, guard, base_url=served)
+    lost = 0
+    for path in PATHS:
+        for more in ({}, {"stream": True}, {"stream": True}, {}):
+            if not lost % 3:
+                standin.fault("status_billed:500")
+            lost += 1
+            post(client, path, **more)
+    rows = guard.ledger.tasks()
+    open_rows = [row for row in rows if row.held]
+    assert len(open_rows) == 4
+    assert {row.status for row in open_rows} == {"unresolved"}
+    assert {row.status for row in rows if not row.held} == {"settled"}
+    charged, held = booked(guard)
+    assert charged <= billed(standin) <= charged + held
+    audit(guard)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_same_path_elsewhere_is_sent_as_it_is_with_a_word(
+    path: str, client: AnyClient, guard: Guard, standin: StandIn, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        client.post(url=f"https://llm.example{path}", json=asked(path, stream=True))
+    assert "not metered yet" in caplog.text
+    assert guard.ledger.tasks() == []
+    assert "stream_options" not in json.loads(standin.received[-1].body)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_observe_records_and_never_refuses(
+    path: str, make_guard: Callable[..., Guard], standin: StandIn, make_client: Callable[..., AnyClient]
+) -> None:
+    guard = make_guard(mode="observe")
+    guard.set_budget("/", "0.000001", per="total")
+    client = make_client("httpx.Client", guard, transport=memory(standin, "httpx.Client"))
+    post(client, path)
+    assert client.post(url=path, content=b"{").status_code == 400
+    assert booked(guard) == (billed(standin), 0)
+
+
+def test_a_guard_that_is_off_changes_nothing_and_gives_a_receipt(
+    make_guard: Callable[..., Guard], standin: StandIn, make_client: Callable[..., AnyClient]
+) -> None:
+    client = make_client("httpx.Client", make_guard(mode="off"), transport=memory(standin, "httpx.Client"))
+    body = json.dumps(asked(CHAT, stream=True)).encode()
+    response = client.post(url=CHAT, content=body)
+    assert standin.received[-1].body == body
+    (task,) = response.extensions["costguard"].tasks
+    assert (task.status, task.model) == ("unrecorded", FLASH)

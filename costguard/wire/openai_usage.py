@@ -15,6 +15,9 @@ from costguard.wire.runware.names import stored_name
 
 _PROMPT, _COMPLETION = ("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens")
 _COUNTS = frozenset((*_PROMPT, *_COMPLETION, "total_tokens"))
+_OWN = "taskUUID"
+"""The guard's own name of a call, which a receipt tells, before any name of the provider's."""
+
 _IDS = ("id", "request_id", "response_id", "generation_id")
 _NUMBER_MAX = 10**100
 _CACHE_BESIDE = ("cache_read_input_tokens", "cache_creation_input_tokens")
@@ -40,7 +43,8 @@ def tell(record: Any, value: Any, name: Callable[[], str]) -> list[Told] | None:
             return None
     if _COUNTS.isdisjoint(usage):
         return None
-    named = (_name(node.get(key)) for node in (value, record) if isinstance(node, Mapping) for key in _IDS)
+    nodes = [node for node in (value, record) if isinstance(node, Mapping)]
+    named = (_name(node.get(key)) for keys in ((_OWN,), _IDS) for node in nodes for key in keys)
     uuid = next((one for one in named if one), "") or name()
     model = stored_name(value.get("model")) or _model(record)
     return [Told(uuid, model, "", Success((Result(0, None, figures(value.get("cost"), usage)),)))]

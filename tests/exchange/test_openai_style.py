@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import tempfile
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import httpx
 import ledgers
 import pytest
-from conftest import FLASH, AnyClient, audit, memory, only_task
+from conftest import API, FLASH, AnyClient, audit, memory, only_task
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from costguard import BudgetExceeded, Guard, InvalidRequest, UnpricedTask
+from costguard.exchange.pieces import Piece
+from costguard.exchange.recorded import Reader
+from costguard.exchange.settlement import Finding
+from costguard.ledger.accounting.importing import Batch, Importer, Mark, Source
 from costguard.money import NANOS
 from costguard.testing import StandIn
 
@@ -242,6 +251,28 @@ def test_a_native_call_that_asks_does_not_ask_for_them(
     assert [one.path for one in standin.received] == [CHAT]
 
 
+@pytest.mark.parametrize("path", PATHS)
+def test_a_lost_call_is_settled_by_an_imported_record_that_names_it(
+    path: str, client: AnyClient, guard: Guard, standin: StandIn, clock: Any
+) -> None:
+    answer = standin.handle("POST", path, {}, json.dumps(asked(path)).encode())
+    standin.fault("html")
+    post(client, path)
+    row = only_task(guard)
+    record = {"at": clock.now.isoformat(), "taskUUID": row.task_uuid, "response": json.loads(b"".join(answer.chunks))}
+    for _ in range(2):
+        importer = Importer(guard.ledger, Source("log", "acme/search", "{}", "{}"))
+        reader = Reader(guard.prices, at="at", model=None, timezone="UTC", now_us=guard.now_us)
+        reading = reader.read(Piece(1, json.dumps(record).encode()))
+        assert reading.faults == []
+        booking, conflicts = importer.add(guard.now_us(), Batch(reading.tasks, 1, frozenset(), Mark()))
+        assert conflicts == []
+    assert booking.known == 1
+    assert booked(guard) == (int(standin.bill[0].amount * NANOS), 0)
+    assert only_task(guard).status == "settled"
+    audit(guard)
+
+
 # --- what the guard asks for beside the caller, and keeps for itself ---
 
 
@@ -424,3 +455,63 @@ def test_a_guard_that_is_off_changes_nothing_and_gives_a_receipt(
     assert standin.received[-1].body == body
     (task,) = response.extensions["costguard"].tasks
     assert (task.status, task.model) == ("unrecorded", FLASH)
+
+
+MANNERS: dict[str, tuple[Any, ...]] = {
+    "tells_cost": (False,),
+    "cached_tokens": (4,),
+    "figures_as_text": (True,),
+    "stream_whole": (True,),
+    "chunk_bytes": (3, 61),
+    "content_encoding": ("gzip", "deflate-raw", "deflate, gzip"),
+    "sse_crlf": (True,),
+    "sse_space": (False,),
+    "sse_heartbeats": (False,),
+    "sse_bom": (True,),
+    "sse_single_newline": (True,),
+    "sse_content_type": ("application/json", None),
+}
+A_MANNER = st.fixed_dictionaries(
+    {name: st.sampled_from((getattr(StandIn(), name), *values)) for name, values in MANNERS.items()}
+)
+LOST = ("status_billed:500", "html", "forget", "error_timeout", "drop_after", "cut", "hang", "no_content_400")
+FREE = ("status:401", "status:429", "redirect:307", "error_entry")
+
+
+@settings(max_examples=30)
+@given(st.data())
+def test_after_any_mix_what_is_held_is_what_was_lost_and_the_rest_is_the_bill(data: st.DataObject) -> None:
+    standin = StandIn()
+    transport: Any = standin.transport()
+    with tempfile.TemporaryDirectory() as folder, httpx.Client(transport=transport, base_url=API) as client:
+        guard = Guard(Path(folder) / "l.db", "acme", durability="normal")
+        guard.set_budget("/", "1", per="total")
+        guard.wrap(client)
+        lost = []
+        for _ in range(data.draw(st.integers(1, 5))):
+            for name, value in data.draw(A_MANNER).items():
+                setattr(standin, name, value)
+            path, is_stream = data.draw(st.sampled_from(PATHS)), data.draw(st.booleans())
+            fault = data.draw(st.sampled_from((None, None, *LOST, *FREE, *(["stream_cut"] if is_stream else []))))
+            if fault is not None:
+                standin.fault(fault)
+            before = len(standin.bill)
+            with contextlib.suppress(httpx.TransportError):
+                client.post(path, json=asked(path, stream=is_stream))
+            if fault is not None and len(standin.bill) > before:
+                lost.append(standin.bill[-1].amount)
+        rows = guard.ledger.tasks()
+        assert len([row for row in rows if row.held]) <= len(lost)
+        unresolved = [row for row in rows if row.status == "unresolved"]
+        assert {row.status for row in rows if row not in unresolved} <= {"settled", "released"}
+        charged, held = booked(guard)
+        # A cut may come behind the figures: then the call is charged, and not lost.
+        assert charged <= billed(standin) <= charged + held
+        assert billed(standin) - charged <= sum(lost) * NANOS
+        if len(unresolved) == len(lost):
+            assert charged == billed(standin) - sum(lost) * NANOS
+        assert guard.reconcile(client, min_age=0).left == [
+            Finding(row.task_uuid, "open", ANY, None) for row in sorted(unresolved, key=lambda row: row.at_us)
+        ]
+        assert guard.verify().difference is None
+        guard.close()

@@ -59,7 +59,8 @@ class Guard(Opening):
     endpoints, that speak Runware's wire. `clock`: a function that gives an aware datetime, for tests.
     `on_ledger_error`: "block" refuses calls while the ledger cannot be used; "allow" lets them go on, and keeps what
     the ledger is to be told of them in a file until it is back. `ledger_wait`: how long a call waits for it, as
-    `"2s"`, seconds or a timedelta.
+    `"2s"`, seconds or a timedelta. `lost_after`: how old a call is, whose outcome is unknown and cannot be asked for,
+    when `reconcile` charges it as expected; None: it stays held.
 
     Raises ConfigurationError, PriceFileError or LedgerError for what cannot be used; in mode "observe" a ledger
     that cannot be opened is said in the log, all calls are sent, and it is tried again once a minute. Pickled, it is
@@ -81,11 +82,12 @@ class Guard(Opening):
         clock: Callable[[], datetime] | None = None,
         on_ledger_error: str = "block",
         ledger_wait: Age = "10s",
+        lost_after: Age | None = None,
     ) -> None:
         self._settings: dict[str, Any] = {
             "path": path, "project": project, "mode": mode, "durability": durability, "on_alert": on_alert,
             "timezone": timezone, "media_max": media_max, "clock": clock, "on_ledger_error": on_ledger_error,
-            "ledger_wait": ledger_wait,
+            "ledger_wait": ledger_wait, "lost_after": lost_after,
         }  # fmt: skip
         self._key = uuid.uuid4().hex
         self.is_closed = False
@@ -93,6 +95,7 @@ class Guard(Opening):
         self.mode = parse_mode(mode)
         self._allows = parse_on_ledger_error(on_ledger_error) and not self._read_only
         self._wait_s = parse_age(ledger_wait, "ledger_wait") / 1_000_000
+        self._lost_us = None if lost_after is None else parse_age(lost_after, "lost_after")
         self.prices = prices if isinstance(prices, PriceBook) else PriceBook.load(prices)
         self._clock = clock
         self._alerts = Alerts(on_alert)
@@ -318,7 +321,7 @@ class Guard(Opening):
 
     def _asking(self, min_age: Age, unknown_age: Age) -> asking.Desk:
         ages = parse_age(min_age), parse_age(unknown_age, "unknown_age")
-        return asking.Desk(self.ledger, self.settlement, self.now_us, *ages)
+        return asking.Desk(self.ledger, self.settlement, self.now_us, *ages, self._lost_us)
 
 
 class ReadingGuard(Guard):

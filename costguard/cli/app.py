@@ -110,11 +110,13 @@ class Session:
         return is_there(self.place())
 
     @contextmanager
-    def guard(self, *, create: bool = False, write: bool = False, timezone: str | None = None) -> Iterator[Guard]:
+    def guard(
+        self, *, create: bool = False, write: bool = False, timezone: str | None = None, **options: Any
+    ) -> Iterator[Guard]:
         """A Guard over the ledger: to read only, unless `write` or `create`.
 
         Without `create`, LedgerError if there is no ledger: reading makes none. `timezone`: the reporting zone of
-        one that is begun.
+        one that is begun. `options`: more of the Guard's own.
         """
         from costguard.guard import Guard, ReadingGuard
         from costguard.ledger.place import shown
@@ -128,7 +130,7 @@ class Session:
                 " COSTGUARD_DB, or begin one with `costguard budget set`"
             )
         opened = Guard if write or create else ReadingGuard
-        with opened(place, clock=self.clock, timezone=timezone if missing else None) as guard:
+        with opened(place, clock=self.clock, timezone=timezone if missing else None, **options) as guard:
             _ = guard.ledger.timezone  # in mode observe, too, a command is of no use without its ledger
             if missing and not empty:
                 click.echo(f"Created the ledger {shown(place)}.", err=True)

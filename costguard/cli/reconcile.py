@@ -44,17 +44,22 @@ TIMEOUT_S = 60
     show_default=True,
     help="Release what the provider does not know this long after it was sent: longer than the longest work.",
 )
+@click.option(
+    "--lost-after",
+    type=AGE,
+    help="Charge calls that cannot be asked for, such as chat completions, as expected this long after they were sent.",
+)
 @click.option("--url", type=ENDPOINT, default=URL, show_default=True, help="The endpoint to ask.")
 @format_option
 @pass_session
-def reconcile(session: Session, min_age: str, unknown_age: str, url: str, output: str) -> None:
+def reconcile(session: Session, min_age: str, unknown_age: str, lost_after: str | None, url: str, output: str) -> None:
     """Ask the provider for every unresolved task, and for held ones older than --min-age; book what it says.
 
     The key is read from RUNWARE_API_KEY; it must be of the account that the tasks were sent with. What
     cannot be settled or released stays held, with its reason, and the exit code is 0 all the same; 1 if the
     provider could not be asked at all.
     """
-    with session.guard(write=True) as guard:
+    with session.guard(write=True, lost_after=lost_after) as guard:
         key = os.environ.get(KEY_VARIABLE, "").strip()
         if not (key and key.isascii() and key.isprintable()):
             found = "holds no API key" if key else "is not set"
@@ -63,7 +68,7 @@ def reconcile(session: Session, min_age: str, unknown_age: str, url: str, output
         with provider_client(url, headers, TIMEOUT_S) as client, _progress() as progress:
             result = guard.reconcile(client, min_age=min_age, unknown_age=unknown_age, progress=progress)
         rows = [_row(guard, finding) for finding in result.findings]
-    show(_told(rows), output)
+    show(_told(rows, sum(finding.told is not None for finding in result.findings)), output)
     if not result.answered:
         raise CostguardError(f"{url} told nothing of any task: {result.findings[-1].reason}; nothing was changed")
 
@@ -80,7 +85,7 @@ def _row(guard: Guard, finding: Finding) -> dict[str, Any]:
     }
 
 
-def _told(rows: Sequence[dict[str, Any]]) -> Document:
+def _told(rows: Sequence[dict[str, Any]], asked: int) -> Document:
     from costguard.reports.document import Column, Document, Table
 
     outcomes = {outcome: [row for row in rows if row["outcome"] == outcome] for outcome in _HEADINGS}
@@ -96,8 +101,8 @@ def _told(rows: Sequence[dict[str, Any]]) -> Document:
         Column("reason", "Reason"),
     )
     counts = ", ".join(f"{len(found)} {outcome}" for outcome, found in outcomes.items())
-    parts = (*((Table(columns, rows),) if rows else ()), f"Asked for {len(rows)}: {counts}")
-    return Document({"asked": len(rows), **lists}, [column.key for column in columns], rows, parts)
+    parts = (*((Table(columns, rows),) if rows else ()), f"Asked for {asked}: {counts}")
+    return Document({"asked": asked, **lists}, [column.key for column in columns], rows, parts)
 
 
 _HEADINGS = ("settled", "released", "left")

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 from costguard.errors import ConfigurationError
 from costguard.exchange.settlement import Finding, Settlement
-from costguard.ledger.accounting.attempts import over_by_task
+from costguard.ledger.accounting.attempts import Attempt, over_by_task
 from costguard.ledger.accounting.book import Ledger
 from costguard.wire import NATIVE, dialect_of
+from costguard.wire.dialect import Figures, Judgement, Result, Success
 
 BATCH_TASKS = 50
 """Tasks asked for in one request."""
@@ -83,6 +84,8 @@ class Desk(NamedTuple):
     """Held tasks older than this are asked for."""
     unknown_age_us: int
     """Tasks admitted so long ago are released if the provider does not know them."""
+    lost_us: int | None = None
+    """Unresolved ones admitted so long ago that no question is there for are charged as expected; None: never."""
 
 
 def reconcile(desk: Desk, client: Any, progress: Progress | None) -> Reconciliation:
@@ -147,16 +150,13 @@ def _questions(desk: Desk, progress: Progress | None) -> _Questions:
     now_us = desk.now_us()
     desk.ledger.end_leases(now_us)  # those of programs that are gone, too
     before_us = now_us - desk.min_age_us
-    wanted = [
-        attempt.task_uuid
-        for attempt in desk.ledger.open_attempts()
-        if attempt.status == "unresolved" or attempt.at_us < before_us
-    ]
+    still_open = desk.ledger.open_attempts()
+    wanted = [a.task_uuid for a in still_open if a.status == "unresolved" or a.at_us < before_us]
     # Asked for once: what was charged without the provider's own figure. Once more: what it did not know.
     named = dict.fromkeys([*wanted, *desk.ledger.unconfirmed(before_us), *desk.ledger.to_ask_again(now_us)])
     uuids = [uuid for uuid in named if dialect_of(uuid) is NATIVE]
-    unasked = [uuid for uuid in dict.fromkeys(wanted) if dialect_of(uuid) is not NATIVE]
-    found = Reconciliation([_unaskable(uuid) for uuid in unasked])
+    unasked = [a for a in still_open if dialect_of(a.task_uuid) is not NATIVE and a.task_uuid in named]
+    found = Reconciliation([_unaskable(desk, attempt, now_us) for attempt in unasked])
     batches = [uuids[start : start + BATCH_TASKS] for start in range(0, len(uuids), BATCH_TASKS)]
     batches.reverse()
     while batches:
@@ -183,11 +183,16 @@ def _questions(desk: Desk, progress: Progress | None) -> _Questions:
     return found
 
 
-def _unaskable(task_uuid: str) -> Finding:
-    """A task whose wire has no question for it."""
-    wire = dialect_of(task_uuid).name
+def _unaskable(desk: Desk, attempt: Attempt, now_us: int) -> Finding:
+    """What comes of a task whose wire has no question for it: only time may tell, and only if the caller said so."""
+    uuid = attempt.task_uuid
+    if desk.lost_us is not None and attempt.status == "unresolved" and now_us - attempt.at_us >= desk.lost_us:
+        untold = tuple([Result(at, None, Figures()) for at in range(attempt.results)])
+        if desk.settlement.book(Judgement({}, {uuid: Success(untold, failed=True)})):
+            return Finding(uuid, "settled", "its outcome stayed unknown: charged as expected", told=None)
+    wire = dialect_of(uuid).name
     reason = f"what became of {wire} calls cannot be asked: `costguard tasks resolve` when you know it"
-    return Finding(task_uuid, "open", reason, told=None)
+    return Finding(uuid, "open", reason, told=None)
 
 
 def _endpoint(client: Any) -> str:

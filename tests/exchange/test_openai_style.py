@@ -7,6 +7,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ from unittest.mock import ANY
 import httpx
 import ledgers
 import pytest
-from conftest import API, FLASH, AnyClient, audit, memory, only_task
+from conftest import API, FLASH, AnyClient, a_task, audit, memory, only_task
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costguard import BudgetExceeded, Guard, InvalidRequest, UnpricedTask
+from costguard import BudgetExceeded, ConfigurationError, Guard, InvalidRequest, UnpricedTask
 from costguard.exchange.pieces import Piece
 from costguard.exchange.recorded import Reader
 from costguard.exchange.settlement import Finding
@@ -238,10 +239,6 @@ def test_lost_calls_are_never_asked_for_and_each_is_told(client: AnyClient, guar
 def test_a_native_call_that_asks_does_not_ask_for_them(
     client: AnyClient, guard: Guard, standin: StandIn, clock: Any
 ) -> None:
-    from datetime import timedelta
-
-    from conftest import a_task
-
     standin.fault("html")
     post(client, CHAT)
     clock.now += timedelta(hours=1)
@@ -271,6 +268,48 @@ def test_a_lost_call_is_settled_by_an_imported_record_that_names_it(
     assert booked(guard) == (int(standin.bill[0].amount * NANOS), 0)
     assert only_task(guard).status == "settled"
     audit(guard)
+
+
+@pytest.mark.parametrize("results", [1, 3])
+def test_a_lost_call_is_charged_as_expected_once_it_is_as_old_as_the_caller_said(
+    results: int,
+    make_guard: Callable[..., Guard],
+    make_client: Callable[..., AnyClient],
+    standin: StandIn,
+    clock: Any,
+) -> None:
+    guard = make_guard(lost_after="2d")
+    client = make_client("httpx.Client", guard, transport=memory(standin, "httpx.Client"))
+    standin.fault("html", times=2)
+    post(client, CHAT, n=results)
+    post(client, CHAT, model="minimax:m2.7@0")  # of which nothing is expected
+    expected = next(a.expected for a in guard.ledger.open_attempts() if a.model == FLASH)
+    clock.now += timedelta(days=2, seconds=-1)
+    assert [one.outcome for one in guard.reconcile(client.bare).findings] == ["open", "open"]
+    clock.now += timedelta(seconds=1)
+    assert [one.outcome for one in guard.reconcile(client.bare).findings] == ["settled", "open"]
+    assert [one.outcome for one in guard.reconcile(client.bare).findings] == ["open"]
+    row = next(row for row in guard.ledger.tasks() if row.model == FLASH)
+    assert (row.status, row.basis, row.charged, row.held) == ("settled", "assumed", expected, 0)
+    assert len(standin.received) == 2
+    audit(guard)
+
+
+def test_a_lost_call_stays_held_for_ever_if_nobody_said_otherwise(
+    client: AnyClient, guard: Guard, standin: StandIn, clock: Any
+) -> None:
+    standin.fault("html")
+    post(client, CHAT)
+    clock.now += timedelta(days=3000)
+    if not client.is_async:
+        assert guard.reconcile(client.bare).left
+    assert only_task(guard).status == "unresolved"
+
+
+@pytest.mark.parametrize("bad", ["soon", -1, True, 1.5])
+def test_an_age_that_is_none_is_refused(bad: Any, make_guard: Callable[..., Guard]) -> None:
+    with pytest.raises(ConfigurationError, match="lost_after"):
+        make_guard(lost_after=bad)
 
 
 # --- what the guard asks for beside the caller, and keeps for itself ---

@@ -56,7 +56,8 @@ class Guard(Opening):
     `prices`: a folder of price files of your own. `on_alert(alert)`, a plain function, is called after commit,
     on whichever thread settled. `timezone`: the ledger's reporting zone, fixed at creation. `media_max`: longest media
     you send, `{"video_s": …, "audio_s": …, "pdf_pages": …}`. `endpoints`: further hosts, or URLs of native
-    endpoints, that speak Runware's wire. `clock`: a function that gives an aware datetime, for tests.
+    endpoints, that speak Runware's wire, OpenAI's or Anthropic's. `clock`: a function that gives an aware datetime,
+    for tests.
     `on_ledger_error`: "block" refuses calls while the ledger cannot be used; "allow" lets them go on, and keeps what
     the ledger is to be told of them in a file until it is back. `ledger_wait`: how long a call waits for it, as
     `"2s"`, seconds or a timedelta. `lost_after`: how old a call is, whose outcome is unknown and cannot be asked for,

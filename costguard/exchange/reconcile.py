@@ -186,7 +186,8 @@ def _questions(desk: Desk, progress: Progress | None) -> _Questions:
 def _unaskable(desk: Desk, attempt: Attempt, now_us: int) -> Finding:
     """What comes of a task whose wire has no question for it: only time may tell, and only if the caller said so."""
     uuid = attempt.task_uuid
-    if desk.lost_us is not None and attempt.status == "unresolved" and now_us - attempt.at_us >= desk.lost_us:
+    is_over = attempt.status == "unresolved" or attempt.ended_us is not None  # or it was accepted, to be worked on
+    if desk.lost_us is not None and is_over and now_us - attempt.at_us >= desk.lost_us:
         untold = tuple([Result(at, None, Figures()) for at in range(attempt.results)])
         if desk.settlement.book(Judgement({}, {uuid: Success(untold, failed=True)})):
             return Finding(uuid, "settled", "its outcome stayed unknown: charged as expected", told=None)

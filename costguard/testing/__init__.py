@@ -7,7 +7,8 @@
     client.post("/v1", json=[task])
     assert my_ledger_total == standin.billed()
 
-It answers the eight examples Runware publishes with their published responses (`seeds()`), anything else
+It answers `/v1`, and in OpenAI's and Anthropic's form `/v1/chat/completions`, `/v1/responses` and `/v1/messages`. On
+`/v1` it answers the eight examples Runware publishes with their published responses (`seeds()`), anything else
 with generated text and a cost breakdown that adds up, tells the same bill in every manner met in the field
 (`costguard.testing.manners`), and fails on purpose where told (`StandIn.fault`).
 `standin.serve()` puts the same stand-in on a loopback port for clients that need a real connection.

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
@@ -240,7 +241,7 @@ def test_a_native_call_that_asks_does_not_ask_for_them(
     client: AnyClient, guard: Guard, standin: StandIn, clock: Any
 ) -> None:
     standin.fault("html")
-    post(client, CHAT)
+    post(client, CHAT, max_tokens=1000)
     clock.now += timedelta(hours=1)
     guard.set_budget("/", Decimal(only_task(guard).held + 1000) / NANOS, per="total")
     with pytest.raises(BudgetExceeded):
@@ -292,6 +293,23 @@ def test_a_lost_call_is_charged_as_expected_once_it_is_as_old_as_the_caller_said
     row = next(row for row in guard.ledger.tasks() if row.model == FLASH)
     assert (row.status, row.basis, row.charged, row.held) == ("settled", "assumed", expected, 0)
     assert len(standin.received) == 2
+    audit(guard)
+
+
+def test_what_was_accepted_to_be_made_in_the_background_stays_held_until_it_is_as_old(
+    make_guard: Callable[..., Guard], clock: Any
+) -> None:
+    guard = make_guard(lost_after="2d")
+    queued: dict[str, Any] = {"id": "resp_1", "object": "response", "status": "queued", "output": [], "usage": None}
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, json=queued))
+    with httpx.Client(transport=transport, base_url=API) as client:
+        guard.wrap(client).post(RESPONSES, json=asked(RESPONSES, background=True))
+        assert (only_task(guard).status, only_task(guard).delivery) == ("held", "async")
+        clock.now += timedelta(days=1)
+        assert len(guard.reconcile(client).left) == 1
+        clock.now += timedelta(days=1)
+        assert len(guard.reconcile(client).settled) == 1
+    assert (only_task(guard).basis, only_task(guard).held) == ("assumed", 0)
     audit(guard)
 
 
@@ -367,6 +385,38 @@ def test_a_stream_that_something_below_has_read_is_sieved_too(guard: Guard, stan
     assert b'"choices":[]' not in said
     assert b"[DONE]" in said
     assert booked(guard) == (billed(standin), 0)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_any_split_of_a_stream_gives_the_caller_the_same_bytes_and_the_ledger_the_same_charge(
+    path: str, make_guard: Callable[..., Guard], standin: StandIn
+) -> None:
+    guard = make_guard()
+    body = asked(path, stream=True)
+    told = {**body, "stream_options": {"include_usage": True}} if path == CHAT else body
+    said = b"".join(standin.handle("POST", path, {}, json.dumps(told).encode()).chunks)
+    alone = next((event for event in said.split(b"\n\n") if b'"choices":[]' in event), None)
+    theirs = said if alone is None else said.replace(alone + b"\n\n", b"")
+    assert (alone is not None) is (path == CHAT)
+    cuts: list[int] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        places = [0, *sorted(cut % len(said) for cut in cuts), len(said)]
+        headers = {"content-type": "text/event-stream"}
+        return httpx.Response(200, headers=headers, content=(said[a:b] for a, b in pairwise(places)))
+
+    with httpx.Client(transport=httpx.MockTransport(answer), base_url=API) as client:
+        guard.wrap(client)
+
+        @settings(max_examples=40)
+        @given(st.lists(st.integers(0, 10**4), max_size=20))
+        def split(places: list[int]) -> None:
+            cuts[:] = places
+            response = client.post(path, json=body)
+            assert response.content == theirs
+            assert response.extensions["costguard"].charged == standin.billed()
+
+        split()
 
 
 @pytest.mark.parametrize("path", [RESPONSES, MESSAGES])

@@ -361,6 +361,19 @@ def test_other_options_of_a_stream_are_kept(options: Any, client: AnyClient, sta
     assert b'"choices":[]' not in said
 
 
+@pytest.mark.parametrize("last", [b"data: [DONE]", b"data: [DONE]\r", b": bye", b"id: 7"])
+def test_a_stream_that_ends_in_mid_line_is_passed_on_to_its_end(last: bytes, guard: Guard, standin: StandIn) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        reply = standin.handle("POST", request.url.path, {}, request.content)
+        return httpx.Response(200, headers=reply.headers, content=iter([*reply.chunks[:-1], last]))
+
+    with httpx.Client(transport=httpx.MockTransport(answer), base_url=API) as client:
+        said = guard.wrap(client).post(CHAT, json=asked(CHAT, stream=True)).content
+    assert said.endswith(last)
+    assert b'"choices":[]' not in said
+    assert booked(guard) == (billed(standin), 0)
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br"])
 @pytest.mark.parametrize("size", [None, 7])
 def test_an_encoded_stream_is_sieved_decoded(

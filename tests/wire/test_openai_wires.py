@@ -474,6 +474,14 @@ def test_the_last_event_of_responses_tells_the_usage_however_it_ended(kind: str,
         assert found.results[0].figures.completion_tokens == (30 if usage else None)
 
 
+@pytest.mark.parametrize("kind", ["failed", "cancelled"])
+def test_a_response_that_failed_without_a_word_is_told_from_one_that_was_cut(kind: str) -> None:
+    event = {"type": f"response.{kind}", "response": {"id": "r", "status": kind, "usage": None, "error": None}}
+    found = heard(RESPONSES, sse(event, done=False))
+    assert isinstance(found, Doubt)
+    assert found.reason == "error in the stream"
+
+
 @pytest.mark.parametrize("wire", WIRES, ids=lambda wire: wire.name)
 @pytest.mark.parametrize("said", [b"", b"data: [DONE]\n\n", b": ping\n\n", b"<html>", b"data: {\n\n", b"{}"])
 def test_a_stream_that_says_nothing_is_in_doubt(wire: Dialect, said: bytes) -> None:

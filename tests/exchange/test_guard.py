@@ -328,16 +328,25 @@ def test_an_unpriced_task_whose_figure_is_missing_is_never_zero(
     audit(free_guard)
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages"])
 def test_what_cannot_be_metered_is_refused_under_a_hard_budget(
-    path: str, free_guard: Guard, post: Post, standin: StandIn, caplog: pytest.LogCaptureFixture
+    free_guard: Guard, post: Post, standin: StandIn, caplog: pytest.LogCaptureFixture
 ) -> None:
-    post({"model": FLASH}, url=path)
+    post({"model": FLASH}, url="/v1/completions")
     assert "without being metered" in caplog.text
     free_guard.set_budget("/", "1")
     with pytest.raises(UnpricedTask, match="not metered"):
-        post({"model": FLASH}, url=path)
+        post({"model": FLASH}, url="/v1/completions")
     assert len(standin.received) == 1
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages"])
+def test_a_request_in_openai_s_form_that_cannot_be_read_is_refused_and_not_sent(
+    path: str, guard: Guard, post: Post, standin: StandIn
+) -> None:
+    with pytest.raises(InvalidRequest):
+        post({"model": FLASH}, url=path)
+    assert not standin.received
+    audit(guard, standin)
 
 
 # --- endpoints -----------------------------------------------------------------------------------------------

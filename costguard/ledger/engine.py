@@ -42,8 +42,11 @@ class Tx(Protocol):
     def restamp(self) -> None:
         """What others remember of the ledger under `stamp` is no longer so."""
 
-    def lock(self, sql: str, parameters: Sequence[object] = ()) -> None:
-        """Take the rows of a `SELECT id … FOR UPDATE` until the end; nothing to do where one writer writes."""
+    def lock(self, sql: str, parameters: Sequence[object] = (), *, known: bool = False) -> None:
+        """Take the rows of a `SELECT id … FOR UPDATE` until the end; nothing to do where one writer writes.
+
+        `known`: they are named by their numbers, not looked for: so that nobody can have added one meanwhile.
+        """
 
     def take(self, sql: str, parameters: Sequence[object], numbers: int) -> list[tuple[Any, ...]]:
         """Every row of a query (three columns, the first not negative), of what was locked before.

@@ -13,19 +13,23 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
-from ledgers import NOW_US, balance, hold, outcome, python, verified
+from ledgers import NOW_US, a_charge, balance, hold, outcome, python, verified
 from postgres import PASSWORD, Server, free_port
 from proxies import Proxy
 
 from costguard import Guard
+from costguard.budgets import make_budget
 from costguard.errors import ConfigurationError, LedgerError
 from costguard.exchange.offload import in_one_wait
 from costguard.ledger.accounting.book import Ledger
 from costguard.ledger.engine import Tx
 from costguard.ledger.engines import open_engine
+from costguard.ledger.engines.postgres import linking
 from costguard.ledger.engines.postgres.engine import PostgresEngine
 from costguard.ledger.engines.postgres.linking import GATES
+from costguard.ledger.engines.postgres.pipelining import Pipeline
 from costguard.ledger.place import has_password, place, portable, shown, without_password
+from costguard.ledger.records import Settle
 
 SECRETS = (PASSWORD, quote(PASSWORD, safe=""))
 
@@ -182,6 +186,50 @@ def test_a_report_of_many_questions_may_take_longer_than_any_of_its_answers(post
 
     assert in_one_wait(lambda: ledger._read(read), 0.3) == 10
     ledger.close()
+
+
+def test_a_report_may_take_longer_than_a_call_would_wait(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linking, "WAIT_S", 0.3)  # what the server is told when a connection is made
+    ledger = Ledger(open_engine(postgres_url), now_us=lambda: NOW_US)
+
+    def read(tx: Tx) -> object:
+        return tx.one("SELECT pg_sleep(0.8)")
+
+    assert ledger._read(read) is not None
+    with pytest.raises(LedgerError, match="took too long"):
+        in_one_wait(lambda: ledger._read(read), 0.3)
+    ledger.close()
+
+
+def test_what_the_server_keeps_of_a_connection_does_not_grow_with_the_projects(postgres_url: str) -> None:
+    ledger = Ledger(open_engine(f"{postgres_url}?pool=1&leases=off"), now_us=lambda: NOW_US)
+    names = "SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'c%'"
+    known = []
+    for n in range(30):
+        ledger.set_budget(make_budget(f"p{n}", 1, per="total"), NOW_US)
+        (attempt,) = hold(ledger, 10, project=f"p{n}")
+        ledger.conclude(NOW_US, [Settle(attempt, a_charge(7))])
+        known.append(ledger._read(lambda tx: tx.one(names)))
+    assert known[5] == known[-1]
+    ledger.close()
+
+
+def test_a_connection_that_an_interrupt_left_half_way_out_is_not_used_again(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(open_engine(f"{postgres_url}?pool=1"), now_us=lambda: NOW_US)
+    hold(ledger, 10)
+    with monkeypatch.context() as patched:
+        patched.setattr(Pipeline, "_leave", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            hold(ledger, 20)
+    assert len(ledger.tasks()) == 2, "it was committed before"
+    hold(ledger, 30)
+    ledger.close()
+
+
+def interrupted(_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_closed_ledger_says_so(postgres_url: str) -> None:

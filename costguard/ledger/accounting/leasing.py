@@ -19,7 +19,7 @@ from typing import NamedTuple
 from costguard.budgets import Budget
 from costguard.errors import LedgerError
 from costguard.ledger.accounting.attempts import Attempt
-from costguard.ledger.accounting.limits import ENDED, Limits, Path, State
+from costguard.ledger.accounting.limits import ENDED, PATH, Limits, Path, State
 from costguard.ledger.accounting.rolling import SLOT_US
 from costguard.ledger.accounting.sql import FOREVER_US, bounds, spent_under_leases
 from costguard.ledger.engine import Engine, Tx
@@ -166,7 +166,7 @@ class Leasing(Limits):
 
     def _keep_lease(self, tx: Tx, lease_id: int, project: str, at_us: int, states: Sequence[State], size: int) -> Lease:
         """Write the row that admissions under a lease move."""
-        path: Path = tx.kept["path", project]
+        path: Path = tx.kept[PATH, project]
         until_us = at_us + LEASE_S * 1_000_000
         tx.run("UPDATE attempts SET status = ?, ended_us = ? WHERE id = ?", (LEASED, at_us, lease_id))
         tx.run(

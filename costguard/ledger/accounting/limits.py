@@ -18,9 +18,12 @@ TAKE_ARMED = "ON CONFLICT (budget_id, window_us, threshold) DO UPDATE SET at_us 
 """How a row of `alerts` is claimed: new, or one whose alert may fire once more (`at_us` 0), never one that fired."""
 
 _BALANCE = "SELECT budget_id, spent, held FROM balances WHERE budget_id = ? AND window_us = ? AND end_us = ?"
-_PATH, _TERMS = "path", "terms"
-ENDED = "ended"
-"""Under this a transaction keeps the alerts of the leases that it has ended."""
+_TURNS = "SELECT id FROM budgets WHERE id = ANY(CAST(? AS BIGINT[])) ORDER BY id FOR NO KEY UPDATE"
+"""Takes budgets, in the one order in which everybody takes them; one statement for all paths."""
+
+PATH, ENDED = "path", "ended"
+"""Under these a transaction keeps the budgets of a path, and the alerts of the leases that it has ended."""
+_TERMS = "terms"
 _OVERLAPPING = "SELECT window_us, end_us FROM balances WHERE budget_id = ? AND window_us < ? AND end_us > ?"
 
 Place = tuple[int, int, int]
@@ -45,7 +48,7 @@ class Path(NamedTuple):
     windows: tuple[Place, ...]
     """The balances that `sql` reads: those of the budgets' own windows."""
     turns: str
-    """Takes the budgets' rows, in the one order in which everybody takes them; empty if there are none."""
+    """The budgets whose rows are taken, as `{1,2}`; empty if there are none."""
 
 
 class State(NamedTuple):
@@ -74,10 +77,10 @@ class Limits(Reading):
         nobody else writes. `numbers`: how many rows of the journal are to come.
         """
         own = tx.own
-        path: Path | None = tx.kept.get((_PATH, project))
+        path: Path | None = tx.kept.get((PATH, project))
         if path is None or not path.start_us <= at_us < path.end_us:
             path = self._read_path(tx, project, at_us)
-        elif own.get(_PATH) == path.version:
+        elif own.get(PATH) == path.version:
             for place in path.windows:
                 if place not in own:
                     break
@@ -89,9 +92,9 @@ class Limits(Reading):
             path = self._read_path(tx, project, at_us)
             rows = self._take(tx, path, numbers)
             rows.pop(0, None)
-        if own.get(_PATH) != path.version or len(own) >= REMEMBERED_MAX:
+        if own.get(PATH) != path.version or len(own) >= REMEMBERED_MAX:
             self._forget(tx)
-            own[_PATH] = path.version
+            own[PATH] = path.version
         for place in path.windows:
             if place[0] in rows:
                 own[place] = rows[place[0]][1:]
@@ -109,7 +112,7 @@ class Limits(Reading):
     def _take(tx: Tx, path: Path, numbers: int) -> dict[int, tuple[int, ...]]:
         """Take the budgets of a path, whose rows stay where they are while balances move, and read the balances."""
         if path.turns:
-            tx.lock(path.turns)
+            tx.lock(_TURNS, (path.turns,), known=True)
         return {row[0]: row for row in tx.take(path.sql, path.parameters, numbers)}
 
     def _read_path(self, tx: Tx, project: str, at_us: int) -> Path:
@@ -153,11 +156,11 @@ class Limits(Reading):
             sql,
             tuple(parameters),
             tuple(windows),
-            f"SELECT id FROM budgets WHERE id IN ({taken}) ORDER BY id FOR NO KEY UPDATE" if taken else "",
+            f"{{{taken}}}" if taken else "",
         )
         if len(tx.kept) >= REMEMBERED_MAX:
             tx.kept.clear()
-        tx.kept[_PATH, project] = path
+        tx.kept[PATH, project] = path
         return path
 
     @staticmethod

@@ -50,7 +50,7 @@ class SqliteTx:
             " DO UPDATE SET value = CAST(CAST(meta.value AS INTEGER) + 1 AS TEXT)"
         )
 
-    def lock(self, sql: str, parameters: Sequence[object] = ()) -> None:
+    def lock(self, sql: str, parameters: Sequence[object] = (), *, known: bool = False) -> None:
         """Nobody else writes."""
 
     def take(self, sql: str, parameters: Sequence[object], numbers: int) -> list[Row]:  # noqa: ARG002

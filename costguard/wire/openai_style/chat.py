@@ -12,34 +12,23 @@ from costguard.tasks import Task
 from costguard.wire.dialect import Ending
 from costguard.wire.openai_style.answering import name_of, success
 from costguard.wire.openai_style.hearing import Piece
-from costguard.wire.openai_style.parts import Reading
+from costguard.wire.openai_style.parts import ABOUT, Reading
 from costguard.wire.openai_style.paths import CHAT
 from costguard.wire.openai_style.sieve import UsageSieve
 from costguard.wire.openai_style.style import Style
 
 _OPTIONS, _USAGE = "stream_options", "include_usage"
 
-_NOT_PROMPT = frozenset(
-    (
-        "model",
-        "messages",
-        "stream_options",
-        "stop",
-        "modalities",
-        "audio",
-        "metadata",
-        "user",
-        "safety_identifier",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "service_tier",
-        "reasoning_effort",
-        "verbosity",
-        "logit_bias",
-        "web_search_options",
-        "include",
-    )
-)
+_NOT_PROMPT = ABOUT | {
+    "messages",
+    "stop",
+    "modalities",
+    "audio",
+    "reasoning_effort",
+    "verbosity",
+    "logit_bias",
+    "web_search_options",
+}
 
 
 class Chat(Style):

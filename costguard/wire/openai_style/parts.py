@@ -44,6 +44,21 @@ _CARRIERS = ("data", "file_data", "url", "image_url", "video_url", "file_url", "
 
 _DEPTH_MAX = 10
 
+ABOUT = frozenset(
+    (
+        "model",
+        "include",
+        "metadata",
+        "user",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "service_tier",
+        "stream_options",
+    )
+)
+"""Fields of OpenAI's requests that no model reads."""
+
 _TIERS = (None, "auto", "default", "flex", "standard", "standard_only")
 """What `service_tier` may say without costing more than the list price."""
 

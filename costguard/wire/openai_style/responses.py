@@ -12,29 +12,11 @@ from costguard.tasks import Task
 from costguard.wire.dialect import Ack, Doubt, Ending
 from costguard.wire.openai_style.answering import name_of, success
 from costguard.wire.openai_style.hearing import Piece
-from costguard.wire.openai_style.parts import Reading
+from costguard.wire.openai_style.parts import ABOUT, Reading
 from costguard.wire.openai_style.paths import RESPONSES
 from costguard.wire.openai_style.style import Style
 
-_NOT_PROMPT = frozenset(
-    (
-        "model",
-        "input",
-        "prompt",
-        "previous_response_id",
-        "conversation",
-        "include",
-        "metadata",
-        "user",
-        "safety_identifier",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "service_tier",
-        "reasoning",
-        "truncation",
-        "stream_options",
-    )
-)
+_NOT_PROMPT = ABOUT | {"input", "prompt", "previous_response_id", "conversation", "reasoning", "truncation"}
 _STORED = ("previous_response_id", "conversation", "prompt")
 """They name what the model reads beside the request."""
 

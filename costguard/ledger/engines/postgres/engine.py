@@ -47,7 +47,7 @@ TRIES_OPEN = 5
 _MADE_MEANWHILE = ("23505", "42P06", "42P07", "42710", "42723", *AGAIN)
 """SQLSTATEs of a schema, table, index or function that another program makes at the same time."""
 
-_DURABILITY = {"full": "on", "normal": "off"}
+_DURABILITY = ("full", "normal")
 
 log = logging.getLogger("costguard")
 

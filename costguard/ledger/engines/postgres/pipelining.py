@@ -23,6 +23,9 @@ from costguard.ledger.engines.postgres.linking import Link
 Row = tuple[Any, ...]
 Key = tuple[str, tuple[int, ...]]
 
+PREPARED_MAX = 300
+"""Statements that the server is to know by name, of one connection: it keeps each in memory."""
+
 _INT8 = 20
 _BAD = (ExecStatus.FATAL_ERROR, ExecStatus.BAD_RESPONSE, ExecStatus.NONFATAL_ERROR)
 
@@ -57,9 +60,9 @@ class Pipeline:
     def send(self, sql: str, parameters: Sequence[object] = ()) -> Answer:
         """Put a statement behind those that were sent; it leaves when an answer is waited for."""
         values, types = _encoded(parameters)
-        if self._link.prepares:
-            key = sql, types
-            name = self._link.prepared.get(key)
+        key = sql, types
+        name = self._link.prepared.get(key)
+        if name is not None or (self._link.prepares and len(self._link.prepared) < PREPARED_MAX):
             if name is None:
                 name = self._link.prepared[key] = b"c%d" % next(self._link.names)
                 self._pgconn.send_prepare(name, sql.encode(), types)
@@ -151,7 +154,7 @@ def _encoded(parameters: Sequence[object]) -> tuple[list[bytes | None], tuple[in
     values: list[bytes | None] = []
     types = []
     for value in parameters:
-        if type(value) is int or isinstance(value, int):
+        if isinstance(value, int):
             values.append(b"%d" % value)
             types.append(_INT8)
             continue

@@ -25,6 +25,9 @@ from costguard.ledger.engines.schema import VERSION
 
 T = TypeVar("T")
 
+READ_S = 600.0
+"""What no call waits for, a report or `verify`, may take so long for one of its questions."""
+
 _SET = "SELECT set_config('{}', $1, true)"
 """Sets something until the end of the transaction."""
 
@@ -83,12 +86,14 @@ class PostgresReader:
         outer: ReadTx | None = getattr(self._here, "reading", None)
         if outer is not None:  # a signal handler reads in between: on the same snapshot
             return op(outer)
-        wait = patience.current.get() or Patience(WAIT_S)
+        given = patience.current.get()
+        wait = given or Patience(WAIT_S)
         while True:
             link = self._take(wait)
-            link.span_s = max(0.05, wait.deadline - time.monotonic())  # a long report is not a server that hangs
+            # A long report is not a server that hangs: no call waits for it.
+            link.span_s = READ_S if given is None else max(0.05, wait.deadline - time.monotonic())
             try:
-                for statement in self._beginning(wait, "REPEATABLE READ READ ONLY"):
+                for statement in self._beginning(wait, "REPEATABLE READ READ ONLY", READ_S if given is None else None):
                     link.execute(*statement)
                 tx = self._here.reading = ReadTx(link)
                 return op(tx)
@@ -107,11 +112,16 @@ class PostgresReader:
         self._check()
         return self._links.take(wait)
 
-    def _beginning(self, wait: Patience, isolation: str) -> list[tuple[str, tuple[str, ...]]]:
-        """What a transaction begins with; what is the same for all of them is a matter of the connection."""
+    def _beginning(
+        self, wait: Patience, isolation: str, span_s: float | None = None
+    ) -> list[tuple[str, tuple[str, ...]]]:
+        """What a transaction begins with; what is the same for all of them is a matter of the connection.
+
+        `span_s`: how long a statement of it may take; None: what is left of `wait`.
+        """
         found: list[tuple[str, tuple[str, ...]]] = [(f"BEGIN ISOLATION LEVEL {isolation}", ())]
-        left_s = wait.deadline - time.monotonic()
-        if self.place.pooler or left_s < WAIT_S - 0.5:
+        left_s = wait.deadline - time.monotonic() if span_s is None else span_s
+        if self.place.pooler or not WAIT_S - 0.5 < left_s <= WAIT_S:
             found.append((_SET.format("statement_timeout"), (str(max(50, int(left_s * 1000))),)))
         if self.place.pooler:
             found.append((_SET.format("search_path"), (self.place.schema,)))
@@ -126,6 +136,8 @@ class PostgresReader:
             if not link.closed and link.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
                 link.kept.clear()
                 link.roll_back()
+            if link.pgconn.pipeline_status != psycopg.pq.PipelineStatus.OFF:
+                link.close()  # interrupted on its way out
         except psycopg.Error:
             link.close()
         finally:

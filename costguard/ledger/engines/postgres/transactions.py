@@ -35,13 +35,29 @@ class NotAloneError(Exception):
     """The transaction must begin anew, and be alone."""
 
 
-class ReadTx:
-    """The statements of a transaction that reads."""
+class _Tx:
+    """What both kinds have."""
 
     is_shared = True
     waited_s = 0.0
     stamp = "SELECT 0, stamp, 0 FROM gates WHERE id = 0"
     is_again = False
+
+    def all(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+        """Every row."""
+        raise NotImplementedError
+
+    def columns(self, table: str) -> list[str]:
+        """The columns of a table."""
+        return [name for (name,) in self.all(_COLUMNS, (table,))]
+
+    def damage(self) -> str | None:
+        """The server looks after its own files: what it cannot read, it says where it is read."""
+        return None
+
+
+class ReadTx(_Tx):
+    """The statements of a transaction that reads."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -65,27 +81,15 @@ class ReadTx:
             cursor.execute(translated(sql), parameters)
             yield from cursor
 
-    def columns(self, table: str) -> list[str]:
-        """The columns of a table."""
-        return [name for (name,) in self.all(_COLUMNS, (table,))]
 
-    def damage(self) -> str | None:
-        """The server looks after its own files: what it cannot read, it says where it is read."""
-        return None
-
-
-class WriteTx:
+class WriteTx(_Tx):
     """The statements of a transaction that writes: see `Tx`. What asks nothing goes along with the next question."""
-
-    is_shared = True
-    stamp = ReadTx.stamp
 
     def __init__(self, link: Link, pipeline: Pipeline, *, is_alone: bool, is_again: bool) -> None:
         self.own: dict[Any, Any] = {}
         self.kept = link.kept
         self.is_again = is_again
         self.afterwards: list[Op] = []
-        self.waited_s = 0.0
         self._link = link
         self._is_alone = is_alone
         self._pipeline = pipeline
@@ -115,10 +119,6 @@ class WriteTx:
         """The rows, all at once."""
         return iter(self.all(sql, parameters))
 
-    def columns(self, table: str) -> list[str]:
-        """The columns of a table."""
-        return [name for (name,) in self.all(_COLUMNS, (table,))]
-
     def renumber(self, tables: Mapping[str, str]) -> None:
         """The sequences go on behind what is there."""
         both = [f"(SELECT coalesce(max({key}), 0) FROM {table})" for table, key in tables.items() if table in _NUMBERED]
@@ -130,10 +130,6 @@ class WriteTx:
                     f" FROM pg_get_serial_sequence('{table}', '{key}') AS name WHERE name IS NOT NULL"
                 )
 
-    def damage(self) -> str | None:
-        """As of a transaction that reads."""
-        return None
-
     def alone(self) -> None:
         """Nobody else writes from the beginning of this one: it may have to begin anew."""
         if not self._is_alone:
@@ -143,12 +139,12 @@ class WriteTx:
         """At every gate."""
         self.run("UPDATE gates SET stamp = stamp + 1")
 
-    def lock(self, sql: str, parameters: Sequence[object] = ()) -> None:
-        """Take rows until the end: fixed ones in one statement with the gate.
+    def lock(self, sql: str, parameters: Sequence[object] = (), *, known: bool = False) -> None:
+        """Take rows until the end: known ones in one statement with the gate.
 
         What a query looks for is looked for behind the gate: whoever was alone until then may have added some.
         """
-        if not self._is_in and not parameters:
+        if known and not self._is_in:
             self._is_in = True
             sql = f"SELECT id FROM ({self._gate}) gate UNION ALL SELECT id FROM ({sql}) locked"
         self._ask(sql, parameters)

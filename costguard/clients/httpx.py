@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from types import ModuleType
 from typing import Any, TypeVar
 
-from costguard.clients.guarding import Guarding, Hand, call_of, in_hand
+from costguard.clients.guarding import Guarding, Handing, call_of, second_guard
 from costguard.clients.httpx_messages import (
     address,
     another,
@@ -23,10 +23,10 @@ from costguard.clients.httpx_messages import (
     replace_body,
     stream_decoder,
 )
-from costguard.errors import ConfigurationError
+from costguard.clients.listening import Ear
 from costguard.estimating import tokens
 from costguard.exchange.drivers import adrive, drive
-from costguard.exchange.effects import Call, Claim, Head, Hearing, Interrupted, Question, Send
+from costguard.exchange.effects import Call, Claim, Head, Hearing, Question, Send
 from costguard.exchange.flow import exchange
 from costguard.exchange.offload import sleep
 
@@ -67,10 +67,7 @@ def _guarded(guard: Guarding, transport: Any, is_async: bool) -> Any:
         if transport.guard is guard:
             return transport
         if not transport.guard.is_closed:
-            raise ConfigurationError(
-                "this client is wrapped by another Guard already, which is still open, and a client has one: go on with"
-                " that Guard, or close it first (`guard.close()`), or make a new client"
-            )
+            raise second_guard("client")
         transport = transport.inner
     return AsyncGuardedTransport(guard, transport) if is_async else GuardedTransport(guard, transport)
 
@@ -207,17 +204,8 @@ class _SyncPort:
 
     def send(self, effect: Send) -> Head:
         replace_body(self._request, effect.body)
-        outer, hand = in_hand.get(), Hand(self._guard, self._request)
-        in_hand.set(hand)
-        effect.handed = True
-        try:
+        with Handing(self._guard, self._request, effect, is_never_sent):
             self.response = self._inner.handle_request(self._request)
-        except Exception as error:
-            effect.never_sent = is_never_sent(error)
-            raise
-        finally:
-            in_hand.set(outer)
-            effect.superseded = hand.is_retried
         return head(self.response, effect)
 
     def read_response(self) -> bytes:
@@ -260,17 +248,8 @@ class _AsyncPort:
 
     async def send(self, effect: Send) -> Head:
         replace_body(self._request, effect.body)
-        outer, hand = in_hand.get(), Hand(self._guard, self._request)
-        in_hand.set(hand)
-        effect.handed = True
-        try:
+        with Handing(self._guard, self._request, effect, is_never_sent):
             self.response = await self._inner.handle_async_request(self._request)
-        except Exception as error:
-            effect.never_sent = is_never_sent(error)
-            raise
-        finally:
-            in_hand.set(outer)
-            effect.superseded = hand.is_retried
         return head(self.response, effect)
 
     async def read_response(self) -> bytes:
@@ -304,84 +283,48 @@ class _Listening:
 
     def __init__(self, response: Any, hearing: Hearing, guard: Guarding) -> None:
         self._inner = response.stream
-        self._decoder = stream_decoder(response)
-        self._hearing = hearing
-        self._guard = guard
+        self._ear = Ear(hearing, guard, stream_decoder(response))
         self._cut: str | None = "closed early"
-        self._is_over = False
-        if self._decoder is not None and not self._decoder.is_able:
-            hearing.garble("the stream's encoding is none that this client can read")
-
-    def _hear(self, chunk: bytes) -> None:
-        if self._decoder is None:
-            self._hearing.feed(chunk)
-            return
-        try:
-            plain = self._decoder.decode(chunk)
-        except Exception:  # noqa: BLE001  each encoding has errors of its own, and the caller gets its own one
-            self._hearing.garble("the stream's encoding cannot be read")
-        else:
-            self._hearing.feed(plain)
-
-    def __del__(self) -> None:
-        if not getattr(self, "_is_over", True):
-            # No thread may block here: whoever drops the last reference may hold any lock.
-            hearing = self._hearing
-            self._guard.later(lambda: hearing.end("dropped without being closed"))
 
 
 class _SyncListening(_Listening):
     def __iter__(self) -> Iterator[bytes]:
         try:
             for chunk in self._inner:
-                self._hear(chunk)
+                self._ear.hear(chunk)
                 yield chunk
         except Exception as error:
             self._cut = type(error).__name__
             raise
         self._cut = None
-        self._end()
+        self._ear.end(None)
 
     def close(self) -> None:
         """Close the inner stream; if it was not read to its end, its tasks are unresolved."""
         try:
             self._inner.close()
         finally:
-            self._end()
-
-    def _end(self) -> None:
-        if not self._is_over:
-            self._is_over = True
-            self._hearing.end(self._cut)
+            self._ear.end(self._cut)
 
 
 class _AsyncListening(_Listening):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
             async for chunk in self._inner:
-                self._hear(chunk)
+                self._ear.hear(chunk)
                 yield chunk
         except Exception as error:
             self._cut = type(error).__name__
             raise
         self._cut = None
-        await self._end()
+        await self._ear.aend(None)
 
     async def aclose(self) -> None:
         """Close the inner stream; if it was not read to its end, its tasks are unresolved."""
         try:
             await self._inner.aclose()
         finally:
-            await self._end()
-
-    async def _end(self) -> None:
-        if not self._is_over:
-            self._is_over = True
-            hearing, cut = self._hearing, self._cut
-            try:
-                await self._guard.offload(lambda: hearing.ending(cut))
-            except Interrupted as interrupted:
-                raise interrupted.cancellation from None
+            await self._ear.aend(self._cut)
 
 
 @functools.cache

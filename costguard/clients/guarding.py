@@ -97,12 +97,12 @@ def call_of(
     guard: Guarding,
     request: R,
     address: Callable[[R], tuple[str, int | None, str]],
-    options: Callable[[R], object],
+    options: Callable[[R], object] = lambda _: None,
 ) -> Call | None:
     """What the guard needs to know of a POST; None for what it does not look at.
 
     `address` gives the request's host (as `normal_host` does), port (None for the scheme's own) and path, `options`
-    what the caller laid beside it.
+    what the caller laid beside it, if that library has a place for it.
     """
     hand = in_hand.get()
     if hand is not None and hand.guard is guard and hand.request is request:

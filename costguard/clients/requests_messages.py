@@ -200,7 +200,7 @@ def buffered(response: Any) -> bytes:
         inner.close()
         inner.release_conn()
     response.raw = HTTPResponse(
-        body=io.BytesIO(raw),
+        body=_Arrived(raw),
         headers=inner.headers,
         status=inner.status,
         version=inner.version,
@@ -214,6 +214,16 @@ def buffered(response: Any) -> bytes:
     )
     encoding = _encoding(response)
     return plain_response(_httpx(), encoding, raw) if encoding else raw
+
+
+class _Arrived(io.BytesIO):
+    """A body that is all there, and closed when it was read to its end, as one from a connection is."""
+
+    def read(self, amt: int | None = -1, /) -> bytes:
+        found = super().read(amt)
+        if self.tell() == len(self.getbuffer()):
+            self.close()
+        return found
 
 
 class Listening:

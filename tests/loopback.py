@@ -123,13 +123,15 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _ToBridge(HTTPAdapter):
-    """Whatever host a request names, it goes to the bridge."""
+    """Whatever host a request names, it goes to the bridge, if there is one."""
 
-    def __init__(self, port: int, **options: Any) -> None:
+    def __init__(self, port: int | None, **options: Any) -> None:
         self._port = port
         super().__init__(**options)
 
-    def get_connection_with_tls_context(self, *_: Any, **__: Any) -> Any:
+    def get_connection_with_tls_context(self, *args: Any, **options: Any) -> Any:
+        if self._port is None:
+            return super().get_connection_with_tls_context(*args, **options)
         return self.poolmanager.connection_from_host("127.0.0.1", self._port, "http")
 
 
@@ -179,9 +181,9 @@ class LoopClient:
         if proxy is not None:
             self.bare.proxies = {"http": proxy, "https": proxy}
         for prefix in ("http://", "https://"):
-            adapter = HTTPAdapter if self._bridge is None else _ToBridge
-            port = [] if self._bridge is None else [self._bridge.port]
-            self.bare.mount(prefix, adapter(*port, max_retries=max_retries))
+            self.bare.mount(
+                prefix, _ToBridge(None if self._bridge is None else self._bridge.port, max_retries=max_retries)
+            )
 
     async def _session(self) -> Any:
         connector = aiohttp.TCPConnector(resolver=None if self._bridge is None else _Resolver(self._bridge.port))

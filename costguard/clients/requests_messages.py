@@ -294,7 +294,8 @@ class Listening:
         return len(found)
 
     def __iter__(self) -> Iterator[bytes]:
-        return io.BufferedReader(self).__iter__()
+        lines: Any = HTTPResponse.__iter__  # it asks nothing but `stream`
+        return iter(lines(self))
 
     def close(self) -> None:
         """Close it; if it was not read to its end, its tasks are unresolved."""

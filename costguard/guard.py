@@ -190,7 +190,7 @@ class Guard(Opening):
     # -- clients --------------------------------------------------------------------------------
 
     def wrap(self, client: C) -> C:
-        """Guard an httpx or httpx2 client (sync or async) in place and return it; twice is once.
+        """Guard a client of httpx or httpx2, or a session of requests, in place and return it; twice is once.
 
         TypeError for anything else, ConfigurationError for a client that another Guard has which is not closed, and
         where this one is closed.
@@ -214,6 +214,19 @@ class Guard(Opening):
 
         self._check_open()
         return async_transport(self, inner)
+
+    def requests_adapter(self, inner: Any = None) -> Any:
+        """A guarded adapter around `inner` (default: a new `HTTPAdapter`), for `requests.Session.mount`."""
+        self._check_open()
+        return clients.adapter("requests").adapter(self, inner)
+
+    @property
+    def aiohttp_middleware(self) -> Any:
+        """For `aiohttp.ClientSession(middlewares=(…, guard.aiohttp_middleware))`, the last of them: what stands behind
+        it would send again unseen. Loads the vocabulary now, not on the event loop.
+        """
+        self._check_open()
+        return clients.adapter("aiohttp").Middleware(self)
 
     def scope(self, *, project: str | None = None, tags: Mapping[str, str] | None = None) -> Block:
         """Book the calls of a block of code on `project` (a full path) and add `tags` to them.

@@ -20,6 +20,7 @@ import ledgers
 import pytest
 from elsewhere import Schemas
 from hypothesis import is_hypothesis_test, settings
+from loopback import LOOPBACK, LoopClient, error_of
 from postgres import Pair, Server
 from proxies import Proxy
 
@@ -34,6 +35,9 @@ FLASH = "google:gemini@3-flash"
 PRO = "google:gemini@3.1-pro"
 API = "https://api.runware.ai"
 CLIENTS = ("httpx.Client", "httpx.AsyncClient", "httpx2.Client", "httpx2.AsyncClient")
+
+every_client = pytest.mark.parametrize("kind", [*CLIENTS, *LOOPBACK], indirect=True)
+"""For a test of `kind` or `client` that says nothing of httpx alone."""
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 LIMIT = Decimal(1)
@@ -86,6 +90,10 @@ class AnyClient:
             options["json"] = list(tasks)
         return self.call(self.bare.post, url, **options)
 
+    def put_under(self, guard: Guard) -> None:
+        """Put `guard` into the client."""
+        guard.wrap(self.bare)
+
     def close(self) -> None:
         """Close the client and its event loop."""
         if self._runner is None:
@@ -96,13 +104,20 @@ class AnyClient:
 
 
 def module_of(kind: str) -> Any:
-    """The library of a kind of client."""
-    return importlib.import_module(kind.partition(".")[0])
+    """The library of a kind of client; for one over a loopback port, that of the transports behind it."""
+    return importlib.import_module("httpx" if kind in LOOPBACK else kind.partition(".")[0])
+
+
+def raised_by(kind: str, name: str) -> Any:
+    """The exceptions of a kind of client that mean what httpx's of this name does."""
+    return error_of(kind, name) if kind in LOOPBACK else getattr(module_of(kind), name, RuntimeError)
 
 
 def memory(standin: StandIn, kind: str) -> Any:
     """The stand-in's in-memory transport for a kind of client."""
     name, _, client_class = kind.partition(".")
+    if kind in LOOPBACK:
+        return standin.transport()
     module: Any = name  # one of two literals, which a type checker cannot see
     return standin.async_transport(module) if client_class == "AsyncClient" else standin.transport(module)
 
@@ -172,11 +187,11 @@ def make_client() -> Iterator[Callable[..., AnyClient]]:
     """Make clients of any kind; they are closed at the end."""
     with ExitStack() as stack:
 
-        def make(kind: str, guard: Guard | None = None, **options: Any) -> AnyClient:
-            client = AnyClient(kind, **options)
+        def make(kind: str, guard: Guard | None = None, **options: Any) -> Any:
+            client = (LoopClient if kind in LOOPBACK else AnyClient)(kind, **options)
             stack.callback(client.close)
             if guard is not None:
-                guard.wrap(client.bare)
+                client.put_under(guard)
             return client
 
         yield make

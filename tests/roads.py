@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import AnyClient, only_task
+from loopback import LoopClient
 
 from costguard import Guard
 from costguard.ledger.engine import Tx
@@ -108,6 +109,9 @@ def read_stream(
     client: AnyClient, *tasks: Any, chunks: int | None = None, on_chunk: Callable[[bytes], None] = lambda _: None
 ) -> Any:
     """POST streamed tasks and read all of the answer, or `chunks` of it; then it is closed. The response."""
+    over_loopback: Any = client
+    if isinstance(over_loopback, LoopClient):
+        return over_loopback.read_stream(*tasks, chunks=chunks, on_chunk=on_chunk)
     if client.is_async:
 
         async def aread() -> Any:

@@ -13,19 +13,28 @@ from costguard.clients.guarding import Guarding
 
 C = TypeVar("C")
 
-ADAPTERS = {"httpx": "costguard.clients.httpx", "httpx2": "costguard.clients.httpx"}
+ADAPTERS = {
+    "aiohttp": "costguard.clients.aiohttp",
+    "httpx": "costguard.clients.httpx",
+    "httpx2": "costguard.clients.httpx",
+    "requests": "costguard.clients.requests",
+}
 """The top-level module that a client's class comes from -> the adapter that knows it."""
+
+
+def adapter(library: str) -> Any:
+    """The adapter of a library, imported when it is first asked for; ConfigurationError for a version unknown to it."""
+    return import_module(ADAPTERS[library])
 
 
 def wrap(guard: Guarding, client: C) -> C:
     """Put `guard` into `client`, in place; TypeError for a client that no adapter knows."""
     for base in type(client).__mro__:
-        name = ADAPTERS.get(base.__module__.partition(".")[0])
-        if name is not None:
-            adapter: Any = import_module(name)
-            wrapped: C = adapter.wrap(guard, client)
+        library = base.__module__.partition(".")[0]
+        if library in ADAPTERS:
+            wrapped: C = adapter(library).wrap(guard, client)
             return wrapped
     raise TypeError(
-        "guard.wrap takes an httpx or httpx2 Client or AsyncClient,"
+        "guard.wrap takes an httpx or httpx2 Client or AsyncClient, or a requests.Session,"
         f" got {type(client).__module__}.{type(client).__name__}"
     )

@@ -6,7 +6,7 @@ import sys
 from types import ModuleType
 from typing import Any, TypeVar
 
-from costguard.clients.guarding import Guarding, Hand, call_of, in_hand
+from costguard.clients.guarding import Guarding, Handing, call_of, second_guard
 from costguard.clients.httpx_messages import (
     address,
     another,
@@ -20,7 +20,6 @@ from costguard.clients.httpx_messages import (
     replace_body,
 )
 from costguard.clients.httpx_streams import alisten, listen
-from costguard.errors import ConfigurationError
 from costguard.estimating import tokens
 from costguard.exchange.drivers import adrive, drive
 from costguard.exchange.effects import Call, Claim, Head, Listen, Question, Send
@@ -64,10 +63,7 @@ def _guarded(guard: Guarding, transport: Any, is_async: bool) -> Any:
         if transport.guard is guard:
             return transport
         if not transport.guard.is_closed:
-            raise ConfigurationError(
-                "this client is wrapped by another Guard already, which is still open, and a client has one: go on with"
-                " that Guard, or close it first (`guard.close()`), or make a new client"
-            )
+            raise second_guard("client")
         transport = transport.inner
     return AsyncGuardedTransport(guard, transport) if is_async else GuardedTransport(guard, transport)
 
@@ -204,17 +200,8 @@ class _SyncPort:
 
     def send(self, effect: Send) -> Head:
         replace_body(self._request, effect.body)
-        outer, hand = in_hand.get(), Hand(self._guard, self._request)
-        in_hand.set(hand)
-        effect.handed = True
-        try:
+        with Handing(self._guard, self._request, effect, is_never_sent):
             self.response = self._inner.handle_request(self._request)
-        except Exception as error:
-            effect.never_sent = is_never_sent(error)
-            raise
-        finally:
-            in_hand.set(outer)
-            effect.superseded = hand.is_retried
         return head(self.response, effect)
 
     def read_response(self) -> bytes:
@@ -253,17 +240,8 @@ class _AsyncPort:
 
     async def send(self, effect: Send) -> Head:
         replace_body(self._request, effect.body)
-        outer, hand = in_hand.get(), Hand(self._guard, self._request)
-        in_hand.set(hand)
-        effect.handed = True
-        try:
+        with Handing(self._guard, self._request, effect, is_never_sent):
             self.response = await self._inner.handle_async_request(self._request)
-        except Exception as error:
-            effect.never_sent = is_never_sent(error)
-            raise
-        finally:
-            in_hand.set(outer)
-            effect.superseded = hand.is_retried
         return head(self.response, effect)
 
     async def read_response(self) -> bytes:

@@ -14,7 +14,8 @@ from costguard.clients.httpx_messages import (
     replace_content,
     stream_decoder,
 )
-from costguard.exchange.effects import Interrupted, Listen
+from costguard.clients.listening import Ear
+from costguard.exchange.effects import Listen
 
 
 def listen(response: Any, effect: Listen, guard: Guarding) -> bytes | None:
@@ -45,108 +46,56 @@ class _Listening:
 
     def __init__(self, response: Any, effect: Listen, guard: Guarding) -> None:
         self._inner = response.stream
-        self._decoder = stream_decoder(response)
-        self._hearing = effect.hearing
-        self._guard = guard
+        self._ear = Ear(effect, guard, stream_decoder(response), undoes=True)
         self._cut: str | None = "closed early"
-        self._is_over = False
-        is_able = self._decoder is None or self._decoder.is_able
-        if not is_able:
-            self._hearing.garble("the stream's encoding is none that this client can read")
-        self._sieve = effect.sieve if is_able else None
-        if self._sieve is not None:
+        if self._ear.is_sieving:
             forget_encoding(response)
-
-    def _hear(self, chunk: bytes) -> bytes:
-        """Tell the guard of a chunk; what the caller is to have."""
-        if self._decoder is None:
-            self._hearing.feed(chunk)
-            return chunk if self._sieve is None else self._sieve.feed(chunk)
-        try:
-            plain = self._decoder.decode(chunk)
-        except Exception:  # each encoding has errors of its own
-            self._hearing.garble("the stream's encoding cannot be read")
-            if self._sieve is not None:
-                raise
-        else:
-            self._hearing.feed(plain)
-            if self._sieve is not None:
-                return self._sieve.feed(plain)
-        return chunk
-
-    def _rest(self) -> bytes:
-        """What the caller is still to have when the stream is over."""
-        if self._sieve is None:
-            return b""
-        plain = b"" if self._decoder is None else self._decoder.flush()
-        self._hearing.feed(plain)
-        return self._sieve.feed(plain) + self._sieve.end()
-
-    def __del__(self) -> None:
-        if not getattr(self, "_is_over", True):
-            # No thread may block here: whoever drops the last reference may hold any lock.
-            hearing = self._hearing
-            self._guard.later(lambda: hearing.end("dropped without being closed"))
 
 
 class _SyncListening(_Listening):
     def __iter__(self) -> Iterator[bytes]:
         try:
             for chunk in self._inner:
-                passed = self._hear(chunk)
-                if passed or self._sieve is None:
+                passed = self._ear.hear(chunk)
+                if passed or not self._ear.is_sieving:
                     yield passed
-            if rest := self._rest():
+            if rest := self._ear.rest():
                 yield rest
         except Exception as error:
             self._cut = type(error).__name__
             raise
         self._cut = None
-        self._end()
+        self._ear.end(None)
 
     def close(self) -> None:
         """Close the inner stream; if it was not read to its end, its tasks are unresolved."""
         try:
             self._inner.close()
         finally:
-            self._end()
-
-    def _end(self) -> None:
-        if not self._is_over:
-            self._is_over = True
-            self._hearing.end(self._cut)
+            self._ear.end(self._cut)
 
 
 class _AsyncListening(_Listening):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
             async for chunk in self._inner:
-                passed = self._hear(chunk)
-                if passed or self._sieve is None:
+                passed = self._ear.hear(chunk)
+                if passed or not self._ear.is_sieving:
                     yield passed
-            if rest := self._rest():
+            if rest := self._ear.rest():
                 yield rest
         except Exception as error:
             self._cut = type(error).__name__
             raise
         self._cut = None
-        await self._end()
+        await self._ear.aend(None)
 
     async def aclose(self) -> None:
         """Close the inner stream; if it was not read to its end, its tasks are unresolved."""
         try:
             await self._inner.aclose()
         finally:
-            await self._end()
-
-    async def _end(self) -> None:
-        if not self._is_over:
-            self._is_over = True
-            hearing, cut = self._hearing, self._cut
-            try:
-                await self._guard.offload(lambda: hearing.ending(cut))
-            except Interrupted as interrupted:
-                raise interrupted.cancellation from None
+            await self._ear.aend(self._cut)
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from conftest import FLASH, AnyClient, a_task, audit, module_of, only_task
 from roads import DONE, SSE, Scripted, charged, frame, read_stream
 
 from costguard import Guard, InvalidRequest
-from costguard.clients import httpx_messages
+from costguard.clients import encodings
 
 ANSWER = {"text": "hi", "finishReason": "stop", "cost": 0.0002}
 
@@ -203,7 +203,7 @@ def test_an_undecodable_body_to_somebody_else_passes_untouched(
 def test_a_body_that_unpacks_beyond_all_bounds_is_refused_where_it_shows_tasks(
     url: str, kind: str, guard: Guard, make_client: Callable[..., AnyClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(httpx_messages, "DECODED_MAX", 100_000)
+    monkeypatch.setattr(encodings, "DECODED_MAX", 100_000)
     recorder = Recorder(kind)
     client = make_client(kind, guard, transport=recorder.module.MockTransport(recorder))
     body = gzip.compress(json.dumps([a_task("a" * 200_000)]).encode())

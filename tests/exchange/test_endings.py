@@ -24,7 +24,8 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
-from conftest import LIMIT, AnyClient, a_task, audit, memory, module_of, only_task
+from conftest import CLIENTS, LIMIT, AnyClient, a_task, audit, every_client, memory, module_of, only_task, raised_by
+from loopback import LOOPBACK
 
 from costguard import Guard
 from costguard.testing import StandIn
@@ -175,8 +176,15 @@ UNRESOLVED = {
 
 ENDINGS = {**SETTLED, **RELEASED, **UNRESOLVED}
 
+RAISED = [name for name, ending in ENDINGS.items() if isinstance(ending.meets, str)]
+"""Those that a transport raises: over a loopback port they come about by themselves, below."""
 
-@pytest.mark.parametrize("name", ENDINGS)
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(name, kind) for name in ENDINGS for kind in (*CLIENTS, *LOOPBACK) if kind in CLIENTS or name not in RAISED],
+    indirect=["kind"],
+)
 def test_the_hold_ends_as_the_table_says(
     name: str, kind: str, guard: Guard, standin: StandIn, make_client: Callable[..., AnyClient]
 ) -> None:
@@ -186,7 +194,7 @@ def test_the_hold_ends_as_the_table_says(
     if isinstance(ending.meets, int):
         assert client.post(a_task()).status_code == ending.meets
     else:
-        with pytest.raises(getattr(module, ending.meets, RuntimeError)):
+        with pytest.raises(raised_by(kind, ending.meets)):
             client.post(a_task())
     check(guard, standin, ending.status, ending.basis)
 
@@ -213,6 +221,7 @@ def check(guard: Guard, standin: StandIn | None, status: str, basis: str | None 
 # --- over real connections -----------------------------------------------------------------------------------
 
 
+@every_client
 @pytest.mark.parametrize(
     ("fault_kind", "status", "meets"),
     [
@@ -246,7 +255,7 @@ def test_the_hold_ends_so_over_a_real_connection_too(
         if isinstance(meets, int):
             assert client.post(a_task()).status_code == meets
         else:
-            with pytest.raises(getattr(client.module, meets)):
+            with pytest.raises(raised_by(kind, meets)):
                 client.post(a_task())
         client.close()
     basis = ("cost" if fault_kind == "cost_only" else "breakdown") if status == "settled" else None
@@ -328,6 +337,7 @@ def test_what_never_left_this_machine_is_released(
 # --- redirects, retries, several tasks -----------------------------------------------------------------------
 
 
+@every_client
 @pytest.mark.parametrize("status", [307, 308])
 def test_a_redirected_post_is_the_same_task_again_and_charged_once(
     status: int, client: AnyClient, guard: Guard, standin: StandIn
@@ -343,6 +353,7 @@ def test_a_redirected_post_is_the_same_task_again_and_charged_once(
     audit(guard, standin)
 
 
+@every_client
 @pytest.mark.parametrize("content_type", ["application/json", "text/plain", "application/octet-stream"])
 def test_the_second_hop_is_guarded_whatever_the_body_calls_itself(
     content_type: str, client: AnyClient, guard: Guard, standin: StandIn
@@ -354,6 +365,7 @@ def test_the_second_hop_is_guarded_whatever_the_body_calls_itself(
     audit(guard, standin)
 
 
+@every_client
 @pytest.mark.parametrize("bills_once", [False, True])
 def test_a_task_sent_again_after_a_lost_answer_is_held_for_again(
     bills_once: bool, client: AnyClient, guard: Guard, standin: StandIn
@@ -370,6 +382,7 @@ def test_a_task_sent_again_after_a_lost_answer_is_held_for_again(
     audit(guard, standin)
 
 
+@every_client
 def test_each_task_of_a_post_ends_by_itself(client: AnyClient, guard: Guard, standin: StandIn) -> None:
     good, refused, doubtful, forgotten = (a_task() for _ in range(4))
     standin.fault("error_entry", task_uuid=refused["taskUUID"])
@@ -386,6 +399,7 @@ def test_each_task_of_a_post_ends_by_itself(client: AnyClient, guard: Guard, sta
     audit(guard, standin)
 
 
+@every_client
 def test_all_results_of_a_task_are_summed(client: AnyClient, guard: Guard, standin: StandIn) -> None:
     client.post(a_task(numberResults=4))
     assert len(standin.bill) == 4

@@ -1,0 +1,116 @@
+"""aiohttp: a client middleware. What is known of its messages is in `aiohttp_messages`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NoReturn, TypeVar
+
+import aiohttp
+
+from costguard.clients.aiohttp_messages import (
+    address,
+    another,
+    buffered,
+    is_never_sent,
+    is_readable,
+    media_type,
+    plain_body,
+    replace_body,
+)
+from costguard.clients.aiohttp_streams import listening
+from costguard.clients.guarding import OPTIONS, Guarding, Handing, call_of, in_hand, second_guard
+from costguard.errors import ConfigurationError
+from costguard.estimating import tokens
+from costguard.exchange.drivers import adrive
+from costguard.exchange.effects import Claim, Head, Listen, Question, Send
+from costguard.exchange.flow import exchange
+from costguard.exchange.offload import sleep
+
+C = TypeVar("C")
+
+_KNOWN = (3, 12, 6)
+"""Since this version a middleware can read and change a request's body."""
+
+_version = tuple(int(part) for part in re.findall(r"[0-9]+", aiohttp.__version__)[:3])
+if _version < _KNOWN or _version[0] != _KNOWN[0]:
+    raise ConfigurationError(
+        f"aiohttp {aiohttp.__version__} is a version that costguard does not know: it guards aiohttp 3, from 3.12.6 on"
+    )
+
+
+def wrap(guard: Guarding, client: C) -> NoReturn:  # noqa: ARG001  every adapter has this one
+    """A session takes its middlewares when it is made, and no public name leads to them later: TypeError."""
+    name = f"{type(client).__module__}.{type(client).__name__}"
+    raise TypeError(
+        f"guard.wrap cannot guard a {name}, whose middlewares are fixed when it is made: make it as"
+        " aiohttp.ClientSession(middlewares=(guard.aiohttp_middleware,))"
+    )
+
+
+class Middleware:
+    """A client middleware that guards what passes through it, on whichever loop its session is."""
+
+    def __init__(self, guard: Guarding) -> None:
+        tokens.preload()
+        self.guard = guard
+
+    async def __call__(self, request: Any, handler: Any) -> Any:
+        """Send `request` under guard and return the response."""
+        if request.method != "POST":
+            return await handler(request)
+        hand = in_hand.get()
+        if hand is not None and hand.request is request and hand.guard is not self.guard and not self.guard.is_closed:
+            raise second_guard("session")
+        call = call_of(self.guard, request, address)
+        if call is None:
+            return await handler(request)
+        port = _Port(handler, request, self.guard, call.claim)
+        try:
+            await adrive(exchange(self.guard, call), port, self.guard.offload)
+        except BaseException:
+            if port.response is not None:
+                port.response.close()  # nobody else will
+            raise
+        return port.response
+
+
+class _Port:
+    """One request on its way through a session's handler."""
+
+    def __init__(self, handler: Any, request: Any, guard: Guarding, claim: Claim) -> None:
+        self._handler = handler
+        self._request = request
+        self._guard = guard
+        self._claim = claim
+        self.response: Any = None
+
+    async def read_request(self) -> bytes | None:
+        if not is_readable(self._request, self._claim):
+            return None
+        return await plain_body(self._request, self._claim)
+
+    async def send(self, effect: Send) -> Head:
+        await replace_body(self._request, effect.body)
+        self._request.response = None
+        with Handing(self._guard, self._request, effect, self._is_never_sent):
+            self.response = await self._handler(self._request)
+        if effect.receipt is not None and effect.receipt.tasks:
+            setattr(self.response, OPTIONS, effect.receipt)
+        return Head(self.response.status, media_type(self.response))
+
+    def _is_never_sent(self, error: Exception) -> bool:
+        # A middleware behind this one may have sent it before, and met the error at a second try.
+        return self._request.response is None and is_never_sent(error)
+
+    async def read_response(self) -> bytes:
+        return await buffered(self._request, self.response)
+
+    def listen(self, effect: Listen) -> None:
+        self.response.content = listening(self._request, self.response, effect, self._guard)
+
+    async def ask(self, question: Question) -> tuple[int, bytes]:
+        async with another(self._request, question.body) as response:
+            return response.status, await response.read()
+
+    async def pause(self, seconds: float) -> None:
+        await sleep(seconds)

@@ -1,0 +1,126 @@
+"""Requests and responses of aiohttp: read, changed, and passed on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aiohttp
+from aiohttp.payload import BytesPayload
+
+from costguard.clients import encodings
+from costguard.clients.encodings import plain_response
+from costguard.clients.guarding import is_json
+from costguard.exchange.effects import Claim
+from costguard.exchange.endpoints import normal_host
+
+_NEVER_SENT = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ClientHttpProxyError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.InvalidURL,
+)
+_OF_THE_BODY = ("Content-Length", "Transfer-Encoding", "Content-Encoding", "Content-Type", "Accept", "Host")
+"""Headers that another request to the same place has of its own."""
+
+
+def address(request: Any) -> tuple[str, int | None, str]:
+    """Host, port (None for the scheme's own) and path of a request."""
+    url = request.url
+    return normal_host(url.raw_host or ""), None if url.is_default_port() else url.port, url.raw_path
+
+
+def media_type(message: Any) -> str:
+    """Its Content-Type without parameters, in lower case; "" if there is none."""
+    return str(message.headers.get("Content-Type", "")).partition(";")[0].strip().lower()
+
+
+def _encoding(message: Any) -> str:
+    return ", ".join(message.headers.getall("Content-Encoding", ())).strip().lower()
+
+
+def httpx() -> Any:
+    """Whose decoders undo what is encoded; not needed for most calls."""
+    import httpx as library
+
+    return library
+
+
+class _Changed(BytesPayload):
+    """A body of ours: a redirect passes it on, beside the headers that were meant for the first one."""
+
+
+def is_readable(request: Any, claim: Claim) -> bool:
+    """True if the body must be read, or is in memory, or says it is JSON: other uploads are not ours to buffer."""
+    body = request.body
+    return claim.is_sure or not body or isinstance(body, BytesPayload) or is_json(media_type(request))
+
+
+async def plain_body(request: Any, claim: Claim) -> bytes:
+    """A request's decoded body; see `encodings.plain_body`. One that comes as a stream is kept, to be sent again."""
+    payload = request.body
+    body: bytes = await payload.as_bytes() if payload else b""
+    if isinstance(payload, _Changed):
+        await replace_body(request, body)  # the headers are those of the first one again
+        return body
+    encoding = "" if request.compress else _encoding(request)  # what aiohttp itself compresses, it does when sending
+    return encodings.plain_body(httpx(), encoding, body, claim) if encoding else body
+
+
+async def replace_body(request: Any, body: bytes | None) -> None:
+    """Give `request` another body, in place: a redirect or a retry of it then repeats the same tasks."""
+    if body is None:
+        return
+    request.headers.pop("Content-Encoding", None)
+    request.headers.pop("Transfer-Encoding", None)
+    request.compress = request.chunked = None  # it is whole, and its length known
+    content_type = request.headers.get("Content-Type", "application/json")
+    await request.update_body(_Changed(body, content_type=content_type))
+
+
+def is_never_sent(error: Exception) -> bool:
+    """True if an error proves that the request never reached the provider."""
+    return isinstance(error, _NEVER_SENT)
+
+
+def another(request: Any, body: bytes) -> Any:
+    """A request like `request`, to the same place with the same key, that sends `body`; past all middlewares."""
+    headers = request.headers.copy()
+    for name in _OF_THE_BODY:
+        headers.pop(name, None)
+    headers["Content-Type"] = "application/json"
+    return request.session.post(
+        request.url, data=body, headers=headers, proxy=request.proxy, ssl=request.ssl, middlewares=()
+    )
+
+
+class _Arrived:
+    """In place of a connection, for a body that is all there."""
+
+    connected = True
+    _reading_paused = False  # aiohttp's readers before 3.13 look at it
+
+    def pause_reading(self, *_: Any, **__: Any) -> None:
+        """Nothing more comes."""
+
+    def resume_reading(self, *_: Any, **__: Any) -> None:
+        """Nothing more comes."""
+
+
+def encoding_left(request: Any, response: Any) -> str:
+    """The Content-Encoding that the session leaves to its caller to undo; "" if none."""
+    encoding = _encoding(response)
+    return "" if encoding == "identity" or request.session.auto_decompress else encoding
+
+
+async def buffered(request: Any, response: Any) -> bytes:
+    """Read a response, and let the caller read it again; returns the decoded body."""
+    if response._body is not None:  # a middleware behind this one has read it
+        return bytes(response._body)
+    raw: bytes = await response.content.read()
+    protocol: Any = _Arrived()
+    content = aiohttp.StreamReader(protocol, len(raw) + 1, loop=request.loop)
+    content.feed_data(raw)
+    content.feed_eof()
+    response.content = content
+    encoding = encoding_left(request, response)
+    return plain_response(httpx(), encoding, raw) if encoding else raw

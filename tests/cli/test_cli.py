@@ -845,7 +845,8 @@ def test_ctrl_c_is_quiet_and_130(ledger: Path) -> None:
 
 
 _WAITING = """
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell ignores it
 from costguard.cli import main
 @main.command()
 def wait():

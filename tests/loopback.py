@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
@@ -65,6 +65,40 @@ class Bridge:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+
+class Echo:
+    """Answers as httpx's transports do, and keeps what came."""
+
+    def __init__(self) -> None:
+        self.requests: list[httpx.Request] = []
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """200 with an empty object and a cookie."""
+        self.requests.append(request)
+        return httpx.Response(200, json={}, headers={"set-cookie": "seen=1"})
+
+
+def flush(guard: Guard) -> None:
+    """Wait for what a guard was to book later."""
+    done = threading.Event()
+    guard.later(done.set)
+    assert done.wait(10)
+
+
+def in_session(guard: Guard | None, use: Callable[[Any], Awaitable[Any]], **options: Any) -> Any:
+    """What `use` gives, of a session of aiohttp of its own under `guard`."""
+
+    async def main() -> Any:
+        middlewares = options.pop("middlewares", () if guard is None else (guard.aiohttp_middleware,))
+        async with aiohttp.ClientSession(middlewares=middlewares, **options) as session:
+            return await use(session)
+
+    try:
+        return asyncio.run(main())
+    finally:
+        if guard is not None:
+            flush(guard)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -260,16 +294,15 @@ class LoopClient:
     def _wait_for_the_books(self) -> None:
         """What a released response of aiohttp comes to is written behind its back."""
         if self._guard is not None and not self._guard.is_closed:
-            done = threading.Event()
-            self._guard.later(done.set)
-            assert done.wait(10)
+            flush(self._guard)
 
     def close(self) -> None:
         """Close the session, its event loop and the bridge."""
         if self._runner is None:
             self.bare.close()
-        elif not self.bare.closed:
-            self.call(self.bare.close)
+        else:
+            if not self.bare.closed:
+                self.call(self.bare.close)
             self._runner.close()
         if self._bridge is not None:
             self._bridge.close()

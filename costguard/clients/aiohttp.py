@@ -15,6 +15,7 @@ from costguard.clients.aiohttp_messages import (
     is_readable,
     media_type,
     plain_body,
+    read_already,
     replace_body,
 )
 from costguard.clients.aiohttp_streams import listening
@@ -105,12 +106,22 @@ class _Port:
     async def read_response(self) -> bytes:
         return await buffered(self._request, self.response)
 
-    def listen(self, effect: Listen) -> None:
-        self.response.content = listening(self._request, self.response, effect, self._guard)
+    def listen(self, effect: Listen) -> bytes | None:
+        whole = read_already(self.response)
+        if whole is None:
+            self.response.content = listening(self._request, self.response, effect, self._guard)
+        elif effect.sieve is not None:
+            self.response._body = effect.sieve.feed(whole) + effect.sieve.end()
+        return whole
 
     async def ask(self, question: Question) -> tuple[int, bytes]:
-        async with another(self._request, question.body) as response:
-            return response.status, await response.read()
+        other = await another(self._request, question.body)
+        with Handing(self._guard, other, Send(question.body), self._is_never_sent):
+            response = await self._handler(other)
+        try:
+            return response.status, await buffered(other, response)
+        finally:
+            response.release()
 
     async def pause(self, seconds: float) -> None:
         await sleep(seconds)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import aiohttp
-from aiohttp.payload import BytesPayload
+from aiohttp.payload import BytesIOPayload, BytesPayload
 
 from costguard.clients import encodings
 from costguard.clients.encodings import plain_response
@@ -18,8 +19,9 @@ _NEVER_SENT = (
     aiohttp.ClientHttpProxyError,
     aiohttp.ConnectionTimeoutError,
     aiohttp.InvalidURL,
+    aiohttp.ServerFingerprintMismatch,
 )
-_OF_THE_BODY = ("Content-Length", "Transfer-Encoding", "Content-Encoding", "Content-Type", "Accept", "Host")
+_OF_THE_BODY = ("Content-Length", "Transfer-Encoding", "Content-Encoding", "Content-Type", "Accept", "Expect")
 """Headers that another request to the same place has of its own."""
 
 
@@ -52,7 +54,8 @@ class _Changed(BytesPayload):
 def is_readable(request: Any, claim: Claim) -> bool:
     """True if the body must be read, or is in memory, or says it is JSON: other uploads are not ours to buffer."""
     body = request.body
-    return claim.is_sure or not body or isinstance(body, BytesPayload) or is_json(media_type(request))
+    is_in_memory = not body or isinstance(body, (BytesPayload, BytesIOPayload))
+    return claim.is_sure or is_in_memory or is_json(media_type(request))
 
 
 async def plain_body(request: Any, claim: Claim) -> bytes:
@@ -82,15 +85,17 @@ def is_never_sent(error: Exception) -> bool:
     return isinstance(error, _NEVER_SENT)
 
 
-def another(request: Any, body: bytes) -> Any:
-    """A request like `request`, to the same place with the same key, that sends `body`; past all middlewares."""
-    headers = request.headers.copy()
+async def another(request: Any, body: bytes) -> Any:
+    """A request like `request`, to the same place with the same key and by the same way, that sends `body`."""
+    other = copy.copy(request)
+    other.headers = request.headers.copy()
     for name in _OF_THE_BODY:
-        headers.pop(name, None)
-    headers["Content-Type"] = "application/json"
-    return request.session.post(
-        request.url, data=body, headers=headers, proxy=request.proxy, ssl=request.ssl, middlewares=()
-    )
+        other.headers.pop(name, None)
+    other._body = other._continue = None  # those of the other one stay open
+    other.compress = other.chunked = None
+    await other.update_body(BytesPayload(body, content_type="application/json"))
+    other.headers["Accept"] = "*/*"
+    return other
 
 
 class _Arrived:
@@ -108,19 +113,39 @@ class _Arrived:
 
 def encoding_left(request: Any, response: Any) -> str:
     """The Content-Encoding that the session leaves to its caller to undo; "" if none."""
+    return "" if request.session.auto_decompress else _encoding_of(response)
+
+
+def _encoding_of(response: Any) -> str:
     encoding = _encoding(response)
-    return "" if encoding == "identity" or request.session.auto_decompress else encoding
+    return "" if encoding == "identity" else encoding
+
+
+def read_already(response: Any) -> bytes | None:
+    """The decoded body of a response that a middleware behind this one has read; None if it is still to be read."""
+    return None if response._body is None else _plain(response, response._body)
 
 
 async def buffered(request: Any, response: Any) -> bytes:
     """Read a response, and let the caller read it again; returns the decoded body."""
-    if response._body is not None:  # a middleware behind this one has read it
-        return bytes(response._body)
+    already = read_already(response)
+    if already is not None:
+        return already
     raw: bytes = await response.content.read()
     protocol: Any = _Arrived()
     content = aiohttp.StreamReader(protocol, len(raw) + 1, loop=request.loop)
     content.feed_data(raw)
     content.feed_eof()
     response.content = content
-    encoding = encoding_left(request, response)
-    return plain_response(httpx(), encoding, raw) if encoding else raw
+    return _plain(response, raw)
+
+
+def _plain(response: Any, raw: bytes) -> bytes:
+    """A body without the encoding that it may still have: each call can tell aiohttp to undo it or not."""
+    encoding = _encoding_of(response)
+    if encoding:
+        try:
+            raw.decode()
+        except UnicodeDecodeError:  # nothing that is compressed is UTF-8, and JSON always is
+            return plain_response(httpx(), encoding, raw)
+    return raw

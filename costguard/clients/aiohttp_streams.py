@@ -38,6 +38,8 @@ class Listening:
     async def _through(self, reading: Awaitable[Any]) -> Any:
         try:
             return await reading
+        except asyncio.IncompleteReadError:  # its end, which came too early for who reads
+            raise
         except Exception as error:
             await self._ear.aend(type(error).__name__)
             raise
@@ -59,20 +61,19 @@ class Listening:
         raise NotImplementedError
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        return _until_empty(self.readline)
+        return _Pieces(self.readline)
 
     def iter_chunked(self, n: int) -> AsyncIterator[bytes]:
         """Pieces of at most `n` bytes."""
-        return _until_empty(lambda: self.read(n))
+        return _Pieces(lambda: self.read(n))
 
     def iter_any(self) -> AsyncIterator[bytes]:
         """Pieces as they come."""
-        return _until_empty(self.readany)
+        return _Pieces(self.readany)
 
-    async def iter_chunks(self) -> AsyncIterator[tuple[bytes, bool]]:
+    def iter_chunks(self) -> AsyncIterator[tuple[bytes, bool]]:
         """Pieces as they come, each with whether an HTTP chunk ends with it."""
-        while (found := await self.readchunk()) != (b"", False):
-            yield found
+        return _Pieces(self.readchunk, (b"", False))
 
     def set_exception(self, error: BaseException, *cause: Any) -> None:
         """How a response tells that it was released or closed: what is not read by now never will be."""
@@ -83,17 +84,33 @@ class Listening:
 class Heard(Listening):
     """Every byte as it comes, in the pieces that the inner one gives."""
 
+    def __init__(self, inner: Any, ear: Ear) -> None:
+        super().__init__(inner, ear)
+        self._known = 0
+
+    def _hear(self, found: bytes) -> None:
+        if new := found[self._known :]:
+            self._ear.hear(new)
+        self._known = max(0, self._known - len(found))
+
+    def unread_data(self, data: bytes) -> None:
+        """Give back what was read last: it comes again, and was heard."""
+        self._inner.unread_data(data)
+        self._known += len(data)
+
     async def _heard(self, reading: Awaitable[Any]) -> Any:
         """What `reading` gives: bytes, or bytes and whether a chunk ends with them."""
         found = await self._through(reading)
-        self._ear.hear(found[0] if isinstance(found, tuple) else found)
+        self._hear(found[0] if isinstance(found, tuple) else found)
         if self._inner.at_eof():
             await self._ear.aend(None)
         return found
 
     async def read(self, n: int = -1) -> Any:
         """See `Listening.read`."""
-        return await self._heard(self._inner.read(n))
+        if n >= 0:
+            return await self._heard(self._inner.read(n))
+        return b"".join([piece async for piece in self.iter_any()])  # heard as far as it came, if it is cut
 
     async def readany(self) -> Any:
         """See `Listening.readany`."""
@@ -105,7 +122,12 @@ class Heard(Listening):
 
     async def readexactly(self, n: int) -> Any:
         """So many bytes."""
-        return await self._heard(self._inner.readexactly(n))
+        try:
+            return await self._heard(self._inner.readexactly(n))
+        except asyncio.IncompleteReadError as error:
+            self._hear(error.partial)
+            await self._ear.aend(None)
+            raise
 
     async def readline(self, **options: Any) -> Any:
         """See `Listening.readline`."""
@@ -118,7 +140,7 @@ class Heard(Listening):
     def read_nowait(self, n: int = -1) -> bytes:
         """What is there."""
         found: bytes = self._inner.read_nowait(n)
-        self._ear.hear(found)
+        self._hear(found)
         if self._inner.at_eof():
             self._ear.end_later(None)
         return found
@@ -193,11 +215,27 @@ class Sieved(Listening):
                 self._ear.end_later(None)
         return self._take(len(self._kept) if n < 0 else n)
 
+    def unread_data(self, data: bytes) -> None:
+        """Give back what was read last."""
+        self._kept[:0] = data
+
     def at_eof(self) -> bool:
         """True if all was read."""
         return self._is_over and not self._kept
 
 
-async def _until_empty(read: Callable[[], Awaitable[bytes]]) -> AsyncIterator[bytes]:
-    while found := await read():
-        yield found
+class _Pieces:
+    """What `read` gives until that is `end`: no generator, which would be the loop's to close if it is left early."""
+
+    def __init__(self, read: Callable[[], Awaitable[Any]], end: object = b"") -> None:
+        self._read = read
+        self._end = end
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        found = await self._read()
+        if found == self._end:
+            raise StopAsyncIteration
+        return found

@@ -16,7 +16,6 @@ from urllib3.util import Retry
 
 from costguard.clients.guarding import OPTIONS, Guarding, Handing, call_of, second_guard
 from costguard.clients.requests_messages import (
-    Listening,
     RequestBody,
     address,
     another,
@@ -26,6 +25,7 @@ from costguard.clients.requests_messages import (
     is_never_sent,
     read_already,
 )
+from costguard.clients.requests_streams import Listening
 from costguard.errors import ConfigurationError
 from costguard.exchange.drivers import drive
 from costguard.exchange.effects import Claim, Head, Listen, Question, Send
@@ -88,6 +88,13 @@ class GuardedAdapter(BaseAdapter):
             raise AttributeError(name)
         return getattr(self.inner, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """What is set is the inner adapter's, such as `max_retries`."""
+        if name in ("guard", "inner"):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.inner, name, value)
+
     def close(self) -> None:
         """Close the inner adapter."""
         self.inner.close()
@@ -101,9 +108,9 @@ class GuardedAdapter(BaseAdapter):
         call = call_of(self.guard, request, address) if request.method == "POST" else None
         if call is None:
             return self.inner.send(request, *args, **kwargs)
-        inner = _stepwise(self.inner)
+        retries = None
         while True:
-            port = _Port(inner, request, (args, kwargs), self.guard, call.claim)
+            port = _Port(self.inner, retries, request, (args, kwargs), self.guard, call.claim)
             try:
                 drive(exchange(self.guard, call), port, self.guard.work)
             except Exception as error:
@@ -112,11 +119,13 @@ class GuardedAdapter(BaseAdapter):
             if port.again is None:
                 port.response.connection = self  # an auth flow answers a challenge by it
                 return port.response
-            inner = port.again.go_on(self.inner, request)
+            retries = port.again.go_on(request)
 
 
-class _SentAgain(Exception):  # noqa: N818
+class _SentAgain(BaseException):
     """Raised within urllib3 where it would send a request again, which may have reached the provider.
+
+    No Exception: an adapter that tries again by itself is not to catch it.
 
     `response` or `error` is what came of it; `retry` what is left of the retries, None if there is none.
     """
@@ -128,20 +137,42 @@ class _SentAgain(Exception):  # noqa: N818
         self.error = error
         self._end = end
 
-    def go_on(self, inner: Any, request: requests.PreparedRequest) -> Any:
-        """Wait as urllib3 would; the adapter for the next time, or the error that it ends with."""
+    def go_on(self, request: requests.PreparedRequest) -> Retry:
+        """Wait as urllib3 would; the retries that are left, or the error that it ends with."""
         if self.retry is None:
             raise RetryError(self._end, request=request)
         self.retry.sleep(self.response)
-        return _with_retries(inner, self.retry)
+        return self.retry
 
 
 class _Stepping:
     """Mixed into a Retry: it counts as that does, and steps out between two sendings."""
 
+    arrived: list[bool]
+    """Not empty once anything may have reached the provider: an adapter that sends again by itself meets more than one
+    ending.
+    """
+
+    def new(self, **options: Any) -> Any:
+        """What is left after one of them."""
+        making: Any = super()
+        left = making.new(**options)
+        left.arrived = self.arrived
+        return left
+
+    def is_retry(self, *args: Any, **kwargs: Any) -> Any:
+        """Asked of each response that came."""
+        self.arrived.append(True)
+        asking: Any = super()
+        return asking.is_retry(*args, **kwargs)
+
     def increment(
         self, method: Any = None, url: Any = None, response: Any = None, error: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
+        """Asked where it is to be sent again, or fails."""
+        is_new = response is None and is_never_connected(error)
+        if not is_new:
+            self.arrived.append(True)
         counting: Any = super()
         try:
             left = counting.increment(method, url, response, error, *args, **kwargs)
@@ -149,32 +180,30 @@ class _Stepping:
             if response is None or not getattr(self, "raise_on_status", True):
                 raise
             raise _SentAgain(None, response, None, end) from None
-        if response is None and is_never_connected(error):
+        if is_new:
             return left
         raise _SentAgain(left, response, error, None)
 
 
 @functools.cache
 def _stepping(kind: Any) -> Any:
-    return type(kind.__name__, (_Stepping, kind), {})
+    return kind if issubclass(kind, _Stepping) else type(kind.__name__, (_Stepping, kind), {})
 
 
-def _stepwise(inner: Any) -> Any:
-    """`inner`, or as it is but stepping out between two sendings, if it may send twice."""
-    retries = getattr(inner, "max_retries", None)
-    if not isinstance(inner, HTTPAdapter) or not isinstance(retries, Retry) or retries.total == 0:
+def _stepwise(inner: Any, left: Retry | None) -> Any:
+    """`inner` as it is, but stepping out between two sendings, if what may send twice is urllib3.
+
+    It has the same connections; other threads use the adapter that is there. `left`: the retries from the last time.
+    """
+    retries = getattr(inner, "max_retries", None) if left is None else left
+    if not isinstance(inner, HTTPAdapter) or not isinstance(retries, Retry):
         return inner
-    stepping, kind = copy.copy(retries), cast(Hashable, type(retries))
-    stepping.__class__ = _stepping(kind)
-    return _with_retries(inner, stepping)
-
-
-def _with_retries(inner: Any, retries: Retry) -> Any:
-    """The same adapter, with the same connections, and these retries: other threads use the one that is there."""
     kind: Any = type(inner)
     other = kind.__new__(kind)
     other.__dict__.update(inner.__dict__)
-    other.max_retries = retries
+    other.max_retries = copy.copy(retries)
+    other.max_retries.arrived = []
+    other.max_retries.__class__ = _stepping(cast(Hashable, type(retries)))
     return other
 
 
@@ -184,12 +213,15 @@ class _Port:
     def __init__(
         self,
         inner: Any,
+        retries: Retry | None,
         request: requests.PreparedRequest,
         passed: tuple[tuple[Any, ...], Mapping[str, Any]],
         guard: Guarding,
         claim: Claim,
     ) -> None:
         self._inner = inner
+        self._retries = retries
+        self._stepwise = inner
         self._request = request
         self._args, self._kwargs = passed
         self._guard = guard
@@ -203,9 +235,11 @@ class _Port:
     def send(self, effect: Send) -> Head:
         is_ours = effect.receipt is not None and bool(effect.receipt.tasks)
         self._body.replace(effect.body, is_ours)
-        with Handing(self._guard, self._request, effect, is_never_sent):
+        if is_ours or self._retries is not None:  # no other is touched
+            self._stepwise = _stepwise(self._inner, self._retries)
+        with Handing(self._guard, self._request, effect, self._is_never_sent):
             try:
-                self.response = self._inner.send(self._request, *self._args, **self._kwargs)
+                self.response = self._stepwise.send(self._request, *self._args, **self._kwargs)
             except _SentAgain as again:
                 self.again = again
                 if again.error is not None:
@@ -214,6 +248,10 @@ class _Port:
         if is_ours:
             setattr(self.response, OPTIONS, effect.receipt)
         return Head(self.response.status_code, header(self.response, "Content-Type"))
+
+    def _is_never_sent(self, error: Exception) -> bool:
+        retries = getattr(self._stepwise, "max_retries", None)
+        return not getattr(retries, "arrived", False) and is_never_sent(error)
 
     def read_response(self) -> bytes:
         return buffered(self.response)

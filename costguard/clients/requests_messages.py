@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import itertools
 import ssl
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
 from requests.exceptions import ChunkedEncodingError, ConnectionError, ConnectTimeout, InvalidURL, SSLError  # noqa: A004
 from urllib3 import HTTPResponse
 from urllib3.exceptions import (
@@ -23,10 +24,9 @@ from urllib3.exceptions import (
 )
 from urllib3.exceptions import SSLError as Urllib3SSLError
 
-from costguard.clients.encodings import Decoder, plain_body, plain_response
-from costguard.clients.guarding import Guarding, is_json
-from costguard.clients.listening import Ear
-from costguard.exchange.effects import Claim, Listen
+from costguard.clients.encodings import plain_body, plain_response
+from costguard.clients.guarding import is_json
+from costguard.exchange.effects import Claim
 from costguard.exchange.endpoints import normal_host
 
 _PEEK_BYTES = 64
@@ -35,6 +35,8 @@ _JSON_BEGINS = b"[{\xef"
 
 _OF_THE_BODY = ("Content-Length", "Transfer-Encoding", "Content-Encoding")
 """Headers that speak of the body that was there before."""
+
+_URLLIB3_1 = str(vars(urllib3)["__version__"]).startswith("1.")
 
 
 def address(request: requests.PreparedRequest) -> tuple[str, int | None, str]:
@@ -50,16 +52,17 @@ def header(message: Any, name: str) -> str:
     return str(value.decode("latin-1") if isinstance(value, bytes) else value).partition(";")[0].strip().lower()
 
 
-def _encoding(message: Any) -> str:
+def encoding(message: Any) -> str:
+    """Its Content-Encoding, in lower case; "" if there is none."""
     value = message.headers.get("Content-Encoding") or ""
     return str(value.decode("latin-1") if isinstance(value, bytes) else value).strip().lower()
 
 
-def _httpx() -> Any:
+def httpx() -> Any:
     """Whose decoders undo what is encoded; not needed for most calls."""
-    import httpx
+    import httpx as library
 
-    return httpx
+    return library
 
 
 class RequestBody:
@@ -73,8 +76,8 @@ class RequestBody:
     def read(self) -> bytes | None:
         """The decoded body; None if it is a stream that is not ours to read, which it then still is."""
         body = self._whole(self._request.body)
-        encoding = _encoding(self._request)
-        return plain_body(_httpx(), encoding, body, self._claim) if body and encoding else body
+        found = encoding(self._request)
+        return plain_body(httpx(), found, body, self._claim) if body and found else body
 
     def _whole(self, body: Any) -> bytes | None:
         if body is None:
@@ -120,7 +123,7 @@ class RequestBody:
     def _may_be_tasks(self, beginning: bytes) -> bool:
         """False for a stream that is JSON by no sign: a large upload is then not read into memory."""
         shown = beginning.lstrip()[:1]
-        return self._claim.is_sure or bool(_encoding(self._request)) or not shown or shown in _JSON_BEGINS
+        return self._claim.is_sure or bool(encoding(self._request)) or not shown or shown in _JSON_BEGINS
 
     def replace(self, body: bytes | None, is_ours: bool) -> None:
         """Send `body` instead, in place: a redirect of it then repeats the same tasks.
@@ -168,13 +171,24 @@ def is_never_connected(error: object) -> bool:
         return is_never_connected(error.reason)
     if isinstance(error, Urllib3SSLError):  # a handshake that failed; any other may have come later
         return any(isinstance(cause, ssl.SSLCertVerificationError) for cause in error.args)
-    # A proxy that could not be reached, or would not let it through.
-    return isinstance(error, (ConnectTimeoutError, NewConnectionError, ClosedPoolError, ProxyError))
+    if isinstance(error, ProxyError):
+        return _is_before_the_proxy(error)
+    return isinstance(error, (ConnectTimeoutError, NewConnectionError, ClosedPoolError))
 
 
-def read_already(response: requests.Response) -> bytes | None:
-    """The decoded body of a response that was read before; None if it is still to be read."""
-    return response.content if response._content_consumed else None
+def _is_before_the_proxy(error: ProxyError) -> bool:
+    """True for a proxy that could not be reached, or would not let it through."""
+    if not _URLLIB3_1:
+        return True
+    cause = error.args[1] if len(error.args) > 1 else None  # there, a connection that broke later is one, too
+    return is_never_connected(cause) or str(cause).startswith("Tunnel connection failed")
+
+
+def read_already(response: Any) -> bytes | None:
+    """The decoded body of a response that was read before, or made whole; None if it is still to be read."""
+    if response._content is False and response.raw is not None:
+        return None
+    return response.content or b""
 
 
 def buffered(response: Any) -> bytes:
@@ -212,8 +226,8 @@ def buffered(response: Any) -> bytes:
         request_method="POST",
         request_url=response.url,
     )
-    encoding = _encoding(response)
-    return plain_response(_httpx(), encoding, raw) if encoding else raw
+    found = encoding(response)
+    return plain_response(httpx(), found, raw) if found else raw
 
 
 class _Arrived(io.BytesIO):
@@ -224,93 +238,3 @@ class _Arrived(io.BytesIO):
         if self.tell() == len(self.getbuffer()):
             self.close()
         return found
-
-
-class Listening:
-    """A response's `raw`, read through as it comes; the guard listens on the side.
-
-    All else of it is the inner one's.
-    """
-
-    def __init__(self, response: requests.Response, effect: Listen, guard: Guarding) -> None:
-        self._inner: Any = response.raw
-        encoding = _encoding(response)
-        decoder = None if encoding in ("", "identity") else Decoder(_httpx(), encoding)
-        self._ear = Ear(effect, guard, decoder)
-        self._cut: str | None = "closed early"
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "_inner":
-            raise AttributeError(name)
-        return getattr(self._inner, name)
-
-    def stream(self, amt: int | None = 2**16, decode_content: bool | None = None) -> Iterator[bytes]:
-        """As urllib3's."""
-        yield from self._heard(self._inner.stream(amt, decode_content), decode_content)
-
-    def read_chunked(self, amt: int | None = None, decode_content: bool | None = None) -> Iterator[bytes]:
-        """As urllib3's."""
-        yield from self._heard(self._inner.read_chunked(amt, decode_content), decode_content)
-
-    def _heard(self, chunks: Iterable[bytes], decode_content: bool | None) -> Iterator[bytes]:
-        try:
-            for chunk in chunks:
-                if passed := self._hear(chunk, decode_content):
-                    yield passed
-            if rest := self._ear.rest():
-                yield rest
-        except Exception as error:
-            self._ear.end(type(error).__name__)
-            raise
-        self._ear.end(None)
-
-    def _hear(self, chunk: bytes, decode_content: bool | None) -> bytes:
-        if self._inner.decode_content if decode_content is None else decode_content:
-            return self._ear.hear_plain(chunk)
-        return self._ear.hear(chunk)
-
-    def read(self, amt: int | None = None, decode_content: bool | None = None, *args: Any, **kwargs: Any) -> bytes:
-        """As urllib3's."""
-        return self._read(self._inner.read, amt, decode_content, *args, **kwargs)
-
-    def read1(self, amt: int | None = None, decode_content: bool | None = None) -> bytes:
-        """As urllib3's."""
-        return self._read(self._inner.read1, amt, decode_content)
-
-    def _read(self, method: Any, amt: int | None, decode_content: bool | None, *args: Any, **kwargs: Any) -> bytes:
-        while True:
-            try:
-                found: bytes = method(amt, decode_content, *args, **kwargs)
-            except Exception as error:
-                self._ear.end(type(error).__name__)
-                raise
-            passed = self._hear(found, decode_content)
-            if amt is None or amt < 0 or (amt and not found):
-                passed += self._ear.rest()
-                self._ear.end(None)
-            if passed or not found:  # nothing is the end: what was kept back must not look like it
-                return passed
-
-    def readinto(self, buffer: Any) -> int:
-        """As of any file."""
-        found = self.read(len(buffer))
-        buffer[: len(found)] = found
-        return len(found)
-
-    def __iter__(self) -> Iterator[bytes]:
-        lines: Any = HTTPResponse.__iter__  # it asks nothing but `stream`
-        return iter(lines(self))
-
-    def close(self) -> None:
-        """Close it; if it was not read to its end, its tasks are unresolved."""
-        try:
-            self._inner.close()
-        finally:
-            self._ear.end("closed early")
-
-    def release_conn(self) -> None:
-        """Give the connection back; what is not read by now never will be."""
-        try:
-            self._inner.release_conn()
-        finally:
-            self._ear.end("closed early")

@@ -20,7 +20,7 @@ import httpx
 import pytest
 import requests
 from conftest import a_task, audit, only_task, sent_tasks
-from loopback import LoopClient
+from loopback import Echo, LoopClient, flush
 from requests.adapters import HTTPAdapter
 from roads import DONE, Scripted, frame
 from urllib3.util import Retry
@@ -50,23 +50,6 @@ def session(guard: Guard) -> Iterator[requests.Session]:
     with requests.Session() as made:
         made.trust_env = False
         yield guard.wrap(made)
-
-
-def flush(guard: Guard) -> None:
-    done = threading.Event()
-    guard.later(done.set)
-    assert done.wait(10)
-
-
-class Echo:
-    """Answers as httpx's transports do, and keeps what came."""
-
-    def __init__(self) -> None:
-        self.requests: list[httpx.Request] = []
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        self.requests.append(request)
-        return httpx.Response(200, json={}, headers={"set-cookie": "seen=1"})
 
 
 # --- refusals and wrapping ---

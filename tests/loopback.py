@@ -168,6 +168,12 @@ class _ToBridge(HTTPAdapter):
             return super().get_connection_with_tls_context(*args, **options)
         return self.poolmanager.connection_from_host("127.0.0.1", self._port, "http")
 
+    def get_connection(self, *args: Any, **options: Any) -> Any:
+        """What requests before 2.32 asks."""
+        if self._port is None:
+            return super().get_connection(*args, **options)
+        return self.poolmanager.connection_from_host("127.0.0.1", self._port, "http")
+
 
 class _Resolver(AbstractResolver):
     """The same for aiohttp."""

@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-import urllib3
 from requests.exceptions import ChunkedEncodingError, ConnectionError, ConnectTimeout, InvalidURL, SSLError  # noqa: A004
 from urllib3 import HTTPResponse
 from urllib3.exceptions import (
@@ -35,8 +34,6 @@ _JSON_BEGINS = b"[{\xef"
 
 _OF_THE_BODY = ("Content-Length", "Transfer-Encoding", "Content-Encoding")
 """Headers that speak of the body that was there before."""
-
-_URLLIB3_1 = str(vars(urllib3)["__version__"]).startswith("1.")
 
 
 def address(request: requests.PreparedRequest) -> tuple[str, int | None, str]:
@@ -177,10 +174,10 @@ def is_never_connected(error: object) -> bool:
 
 
 def _is_before_the_proxy(error: ProxyError) -> bool:
-    """True for a proxy that could not be reached, or would not let it through."""
-    if not _URLLIB3_1:
-        return True
-    cause = error.args[1] if len(error.args) > 1 else None  # there, a connection that broke later is one, too
+    """True for a proxy that could not be reached, or would not let it through: one that broke later may be an error of
+    the proxy's, too.
+    """
+    cause = error.args[1] if len(error.args) > 1 else None
     return is_never_connected(cause) or str(cause).startswith("Tunnel connection failed")
 
 

@@ -11,14 +11,14 @@ import httpx
 import pytest
 import requests
 from conftest import FLASH, a_task, audit, only_task
-from loopback import Echo
+from loopback import Bridge, Echo
 from requests.adapters import BaseAdapter, HTTPAdapter
 from roads import DONE, frame
 from urllib3.exceptions import NewConnectionError, ProxyError
 from urllib3.util import Retry
 
 from costguard import Guard
-from costguard.clients import requests_messages
+from costguard.clients.requests_messages import is_never_sent
 from costguard.testing import StandIn
 
 KIND = "requests.Session"
@@ -122,13 +122,29 @@ def test_an_adapter_that_catches_what_it_meets_does_not_hide_a_retry(
         (ConnectionResetError(104, "reset"), False),
     ],
 )
-def test_where_urllib3_is_old_a_connection_through_a_proxy_that_broke_may_have_been_billed(
-    cause: Exception, proves: bool, monkeypatch: pytest.MonkeyPatch
+def test_an_error_of_a_proxy_proves_something_only_if_it_came_before_the_request(
+    cause: Exception, proves: bool
 ) -> None:
-    error = requests.exceptions.ProxyError(ProxyError("Cannot connect to proxy.", cause))
-    assert requests_messages.is_never_sent(error)
-    monkeypatch.setattr(requests_messages, "_URLLIB3_1", True)
-    assert requests_messages.is_never_sent(error) is proves
+    error = requests.exceptions.ProxyError(ProxyError("Unable to connect to proxy", cause))
+    assert is_never_sent(error) is proves
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_connection_through_a_proxy_that_breaks_may_have_been_billed(
+    retries: int, session: requests.Session, guard: Guard, standin: StandIn
+) -> None:
+    proxy = Bridge(standin.transport())
+    session.proxies = {"http": f"http://127.0.0.1:{proxy.port}"}
+    session.mount("http://", HTTPAdapter(max_retries=Retry(retries, read=False)))
+    standin.fault("drop_after", times=2)
+    try:
+        with pytest.raises(requests.exceptions.ProxyError):
+            session.post("http://else.test/v1", json=[a_task()])
+    finally:
+        proxy.close()
+    assert (only_task(guard).status, only_task(guard).attempts) == ("unresolved", 1 + retries)
+    assert len(standin.received) == 1 + retries
+    audit(guard, standin)
 
 
 # --- what comes back ---

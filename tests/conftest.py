@@ -98,9 +98,12 @@ class AnyClient:
         """Close the client and its event loop."""
         if self._runner is None:
             self.bare.close()
-        elif not self.bare.is_closed:
-            self.call(self.bare.aclose)
-            self._runner.close()
+            return
+        try:
+            if not self.bare.is_closed:
+                self.call(self.bare.aclose)
+        finally:
+            self._runner.close()  # which is open also where a test has closed the client
 
 
 def module_of(kind: str) -> Any:

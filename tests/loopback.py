@@ -9,6 +9,7 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
@@ -83,7 +84,7 @@ def flush(guard: Guard) -> None:
     """Wait for what a guard was to book later."""
     done = threading.Event()
     guard.later(done.set)
-    assert done.wait(10)
+    assert done.wait(60)
 
 
 def in_session(guard: Guard | None, use: Callable[[Any], Awaitable[Any]], **options: Any) -> Any:
@@ -304,15 +305,16 @@ class LoopClient:
 
     def close(self) -> None:
         """Close the session, its event loop and the bridge."""
-        if self._runner is None:
-            self.bare.close()
-        else:
+        with ExitStack() as ending:  # all of it, whatever fails: what is left would fail another test
+            if self._bridge is not None:
+                ending.callback(self._bridge.close)
+                self._bridge = None
+            if self._runner is None:
+                self.bare.close()
+                return
+            ending.callback(self._runner.close)
             if not self.bare.closed:
                 self.call(self.bare.close)
-            self._runner.close()
-        if self._bridge is not None:
-            self._bridge.close()
-            self._bridge = None
 
 
 def _face(response: Any, content: bytes, status: int) -> Any:

@@ -22,7 +22,11 @@ from costguard.testing import StandIn
 
 KIND = "aiohttp.ClientSession"
 MakeClient = Callable[..., Any]
-CHAT = {"model": FLASH, "messages": [{"role": "user", "content": "Describe the harbour."}], "max_tokens": 100}
+CHAT: dict[str, Any] = {
+    "model": FLASH,
+    "messages": [{"role": "user", "content": "Describe the harbour."}],
+    "max_tokens": 100,
+}
 
 
 @pytest.fixture
@@ -144,7 +148,9 @@ def test_an_answer_that_a_middleware_behind_has_read_is_settled(
     audit(guard, standin)
 
 
-def test_what_a_middleware_behind_has_read_of_a_stream_is_sieved(guard: Guard, standin: StandIn) -> None:
+def test_what_a_middleware_behind_has_read_of_a_stream_is_sieved(
+    make_guard: Callable[..., Guard], standin: StandIn
+) -> None:
     async def reading(request: Any, handler: Any) -> Any:
         response = await handler(request)
         assert b'"usage":{' in (await response.read()).replace(b" ", b"")
@@ -155,9 +161,9 @@ def test_what_a_middleware_behind_has_read_of_a_stream_is_sieved(guard: Guard, s
             return bytes(await response.read())
 
     with standin.serve() as base:
-        named = Guard(guard.ledger._engine.path, "acme", endpoints=[base], durability="normal")  # type: ignore[attr-defined]
-        with named:
-            said = in_session(named, use, middlewares=(named.aiohttp_middleware, reading))
+        guard = make_guard(endpoints=[base])
+        guard.set_budget("/", 1, per="total")
+        said = in_session(guard, use, middlewares=(guard.aiohttp_middleware, reading))
     assert b'"usage":{' not in said.replace(b" ", b"")
     assert b"[DONE]" in said
     assert only_task(guard).status == "settled"
@@ -168,7 +174,7 @@ async def _exactly(content: Any) -> bytes:
     with suppress(asyncio.IncompleteReadError):
         while True:
             found += await content.readexactly(50)
-    return found  # what the error has is told apart: see below
+    return found
 
 
 async def _exactly_too_many(content: Any) -> bytes:
@@ -180,7 +186,7 @@ async def _exactly_too_many(content: Any) -> bytes:
 async def _given_back(content: Any) -> bytes:
     first = await content.readany()
     content.unread_data(first[3:])
-    return first[:3] + await content.read()
+    return bytes(first[:3] + await content.read())
 
 
 async def _in_turns(content: Any) -> bytes:

@@ -13,7 +13,7 @@ import requests
 from conftest import FLASH, a_task, audit, only_task
 from loopback import Bridge, Echo
 from requests.adapters import BaseAdapter, HTTPAdapter
-from roads import DONE, frame
+from roads import DONE, Scripted, frame
 from urllib3.exceptions import NewConnectionError, ProxyError
 from urllib3.util import Retry
 
@@ -23,7 +23,11 @@ from costguard.testing import StandIn
 
 KIND = "requests.Session"
 MakeClient = Callable[..., Any]
-CHAT = {"model": FLASH, "messages": [{"role": "user", "content": "Describe the harbour."}], "max_tokens": 100}
+CHAT: dict[str, Any] = {
+    "model": FLASH,
+    "messages": [{"role": "user", "content": "Describe the harbour."}],
+    "max_tokens": 100,
+}
 
 
 @pytest.fixture
@@ -214,8 +218,6 @@ def test_what_is_read_of_a_sieved_stream_is_no_more_than_was_asked_for(
 
 
 def test_read1_of_a_stream_ends_nothing_before_its_end(guard: Guard, make_client: MakeClient) -> None:
-    from roads import Scripted
-
     task = a_task(deliveryMethod="stream", includeCost=True, includeUsage=True)
     sent = [frame(task, text="grey"), frame(task, finishReason="stop", cost=0.0001), DONE]
     client = make_client(KIND, guard, transport=Scripted(sent))

@@ -15,8 +15,10 @@ C = TypeVar("C")
 
 ADAPTERS = {
     "aiohttp": "costguard.clients.aiohttp",
+    "anthropic": "costguard.clients.anthropic",
     "httpx": "costguard.clients.httpx",
     "httpx2": "costguard.clients.httpx",
+    "openai": "costguard.clients.openai",
     "requests": "costguard.clients.requests",
 }
 """The top-level module that a client's class comes from -> the adapter that knows it."""
@@ -35,6 +37,7 @@ def wrap(guard: Guarding, client: C) -> C:
             wrapped: C = adapter(library).wrap(guard, client)
             return wrapped
     raise TypeError(
-        "guard.wrap takes an httpx or httpx2 Client or AsyncClient, or a requests.Session,"
+        "guard.wrap takes an httpx or httpx2 Client or AsyncClient, a requests.Session,"
+        " or a client of the openai or anthropic SDK,"
         f" got {type(client).__module__}.{type(client).__name__}"
     )

@@ -6,6 +6,7 @@ import sys
 from types import ModuleType
 from typing import Any, TypeVar
 
+from costguard.clients.carrying import carry
 from costguard.clients.guarding import Guarding, Handing, call_of, second_guard
 from costguard.clients.httpx_messages import (
     address,
@@ -20,6 +21,7 @@ from costguard.clients.httpx_messages import (
     replace_body,
 )
 from costguard.clients.httpx_streams import alisten, listen
+from costguard.errors import CostguardError
 from costguard.estimating import tokens
 from costguard.exchange.drivers import adrive, drive
 from costguard.exchange.effects import Call, Claim, Head, Listen, Question, Send
@@ -48,6 +50,11 @@ def wrap(guard: Guarding, client: C) -> C:
     if is_async:
         tokens.preload()
     return client
+
+
+def is_client(value: object) -> bool:
+    """True for an httpx or httpx2 Client or AsyncClient."""
+    return _client_module(value) is not None
 
 
 def _client_module(client: object) -> ModuleType | None:
@@ -151,7 +158,10 @@ class GuardedTransport:
         if call is None:
             return self.inner.handle_request(request)
         port = _SyncPort(self.inner, request, self.guard, call.claim)
-        drive(exchange(self.guard, call), port, self.guard.work)
+        try:
+            drive(exchange(self.guard, call), port, self.guard.work)
+        except CostguardError as error:
+            carry(error)
         return port.response
 
 
@@ -179,7 +189,10 @@ class AsyncGuardedTransport:
         if call is None:
             return await self.inner.handle_async_request(request)
         port = _AsyncPort(self.inner, request, self.guard, call.claim)
-        await adrive(exchange(self.guard, call), port, self.guard.offload)
+        try:
+            await adrive(exchange(self.guard, call), port, self.guard.offload)
+        except CostguardError as error:
+            carry(error)
         return port.response
 
 

@@ -130,16 +130,32 @@ class _Responses(Form):
 
     def whole(self, done: Done, told: bool) -> dict[str, Any]:
         status = "incomplete" if done.is_short else "completed"
-        output = [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": done.text}]}]
+        output = [self._item(done, status, [self._part(done.text)])]
         return {**self._head(done, status), "output": output, "usage": self._usage(done) if told else None}
 
     def events(self, done: Done, asked: Mapping[str, Any], told: bool) -> list[Event]:  # noqa: ARG002
         whole = self.whole(done, told)
+        (item,) = whole["output"]
         begun = {**self._head(done, "in_progress"), "output": [], "usage": None}
+        at = {"output_index": 0}
+        within = {**at, "item_id": item["id"], "content_index": 0}
         kinds: list[Event] = [("response.created", {"response": begun})]
-        kinds += [("response.output_text.delta", {"delta": piece}) for piece in done.pieces]
+        kinds.append(("response.output_item.added", {**at, "item": self._item(done, "in_progress", [])}))
+        kinds.append(("response.content_part.added", {**within, "part": self._part("")}))
+        kinds += [("response.output_text.delta", {**within, "delta": piece, "logprobs": []}) for piece in done.pieces]
+        kinds.append(("response.output_text.done", {**within, "text": done.text, "logprobs": []}))
+        kinds.append(("response.content_part.done", {**within, "part": self._part(done.text)}))
+        kinds.append(("response.output_item.done", {**at, "item": item}))
         kinds.append((f"response.{whole['status']}", {"response": whole}))
-        return [(kind, {"type": kind, **more}) for kind, more in kinds]
+        return [(kind, {"type": kind, "sequence_number": n, **more}) for n, (kind, more) in enumerate(kinds)]
+
+    @staticmethod
+    def _item(done: Done, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"id": f"msg_{done.name}", "type": "message", "status": status, "role": "assistant", "content": content}
+
+    @staticmethod
+    def _part(text: str) -> dict[str, Any]:
+        return {"type": "output_text", "text": text, "annotations": []}
 
     @staticmethod
     def _head(done: Done, status: str) -> dict[str, Any]:

@@ -1,0 +1,63 @@
+"""Errors of costguard past libraries that retry and wrap whatever a transport raises.
+
+Such a library catches every `Exception`. So where a call of its is under way, the guarded transport raises a carrier,
+which is none, and the library's own entry, as costguard puts it into a client, turns that back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any, NoReturn, TypeVar
+
+from costguard.clients.guarding import in_hand
+from costguard.errors import CostguardError
+
+R = TypeVar("R")
+
+_is_within: ContextVar[bool] = ContextVar("costguard_within_a_call", default=False)
+
+
+class _Carried(BaseException):
+    """`error` on its way through a library; its text is that of the error, for whoever traces what passes."""
+
+    def __init__(self, error: CostguardError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def carry(error: CostguardError) -> NoReturn:
+    """Raise `error`: past the library whose call is under way, if there is one, and this transport is the outermost."""
+    if _is_within.get() and in_hand.get() is None:
+        raise _Carried(error)
+    raise error
+
+
+def calling(run: Callable[..., R], *args: Any, **kwargs: Any) -> R:
+    """`run(…)`, a library's entry; what `carry` raises within comes out of it as itself."""
+    token = _is_within.set(True)
+    try:
+        return run(*args, **kwargs)
+    except _Carried as carried:
+        error = carried.error
+    finally:
+        _is_within.reset(token)
+    try:
+        raise error
+    finally:
+        del error  # it holds this frame
+
+
+async def acalling(run: Callable[..., Awaitable[R]], *args: Any, **kwargs: Any) -> R:
+    """`calling` for an entry that is awaited."""
+    token = _is_within.set(True)
+    try:
+        return await run(*args, **kwargs)
+    except _Carried as carried:
+        error = carried.error
+    finally:
+        _is_within.reset(token)
+    try:
+        raise error
+    finally:
+        del error  # it holds this frame

@@ -89,7 +89,7 @@ class Handing:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         in_hand.set(self._outer)
         self._effect.superseded = self._hand.is_retried
-        if isinstance(error, Exception):
+        if isinstance(error, Exception) and not self._hand.is_retried:  # else it says nothing of the first sending
             self._effect.never_sent = isinstance(error, REFUSALS) or self._is_never_sent(error)
 
 

@@ -68,6 +68,29 @@ def test_a_retry_between_two_layers_of_a_guard_is_an_attempt_of_its_own(guard: G
     audit(guard, standin)
 
 
+@pytest.mark.parametrize("then", ["refused", "never connected"])
+def test_a_retry_that_never_left_says_nothing_of_what_was_sent_before_it(
+    then: str, guard: Guard, standin: StandIn
+) -> None:
+    class Retry(Outer):
+        def handle_request(self, request: Any) -> Any:
+            assert self.transport.handle_request(request).status_code == 500
+            if then == "refused":
+                guard.set_budget("/", "0.000000001", per="total")
+                return self.transport.handle_request(request)
+            self.transport.handle_request(request)
+            raise httpx.ConnectError("refused")
+
+    standin.fault("status_billed:500", times=2)
+    client = httpx.Client(base_url=API, transport=Retry(guard.transport(standin.transport())))  # type: ignore[arg-type]
+    with pytest.raises(BudgetExceeded if then == "refused" else httpx.ConnectError):
+        guard.wrap(client).post("/v1", json=[a_task()])
+    row = only_task(guard)
+    assert row.status == "unresolved"
+    assert row.held >= standin.billed() * 10**9
+    audit(guard, standin)
+
+
 def test_the_same_request_object_sent_twice_at_once_is_held_twice(make_guard: MakeGuard, standin: StandIn) -> None:
     guard = make_guard()
     upper = guard.estimate(a_task()).upper

@@ -190,7 +190,9 @@ class Guard(Opening):
     # -- clients --------------------------------------------------------------------------------
 
     def wrap(self, client: C) -> C:
-        """Guard a client of httpx or httpx2, or a session of requests, in place and return it; twice is once.
+        """Guard a client of httpx, httpx2, openai or anthropic, or a session of requests, in place and return it.
+
+        Twice is once.
 
         TypeError for anything else, ConfigurationError for a client that another Guard has which is not closed, and
         where this one is closed.

@@ -470,6 +470,44 @@ def test_middleware_of_anthropics_sdk_is_passed(make: MakeClient, guard: Guard, 
     assert booked(guard) == (nanos(standin.billed()), 0)
 
 
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_a_refusal_below_a_retrying_transport_of_ones_own_arrives_as_itself(
+    make: MakeClient, kind: str, guard: Guard, standin: StandIn
+) -> None:
+    is_async = "Async" in kind
+    inner: Any = (guard.async_transport if is_async else guard.transport)(
+        (standin.async_transport if is_async else standin.transport)("httpx")
+    )
+
+    class Again(httpx.BaseTransport, httpx.AsyncBaseTransport):
+        def handle_request(self, request: httpx.Request) -> Any:
+            assert inner.handle_request(request).status_code == 500
+            empty(guard)
+            return inner.handle_request(request)
+
+        async def handle_async_request(self, request: httpx.Request) -> Any:
+            assert (await inner.handle_async_request(request)).status_code == 500
+            empty(guard)
+            return await inner.handle_async_request(request)
+
+    made: Any = httpx.AsyncClient if is_async else httpx.Client
+    client = make(kind, http_client=made(transport=Again()))
+    guard.wrap(client.bare)
+    standin.fault("status_billed:500")
+    with pytest.raises(BudgetExceeded):
+        client.ask(CHAT)
+    assert len(standin.received) == 1
+    assert only_task(guard).status == "unresolved"
+    assert booked(guard)[1] >= nanos(standin.billed())
+
+
+@pytest.mark.parametrize("name", ["AnthropicVertex", "AsyncAnthropicVertex"])
+def test_a_client_of_another_wire_is_none(name: str, guard: Guard) -> None:
+    client = getattr(importlib.import_module("anthropic"), name)(region="r", project_id="p", access_token="t")
+    with pytest.raises(TypeError, match=rf"takes anthropic\.Anthropic or .* got anthropic\..*{name}"):
+        guard.wrap(client)
+
+
 def test_wrapping_twice_is_once(client: SdkClient, form: str, guard: Guard, standin: StandIn) -> None:
     request = client.bare.request
     assert guard.wrap(guard.wrap(client.bare)) is client.bare

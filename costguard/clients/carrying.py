@@ -35,13 +35,14 @@ def carry(error: CostguardError) -> NoReturn:
 
 def calling(run: Callable[..., R], *args: Any, **kwargs: Any) -> R:
     """`run(…)`, a library's entry; what `carry` raises within comes out of it as itself."""
-    token = _is_within.set(True)
+    outer = _is_within.get()
+    _is_within.set(True)
     try:
         return run(*args, **kwargs)
     except _Carried as carried:
         error = carried.error
     finally:
-        _is_within.reset(token)
+        _is_within.set(outer)  # not by a token: a coroutine may be closed in another context
     try:
         raise error
     finally:
@@ -50,13 +51,14 @@ def calling(run: Callable[..., R], *args: Any, **kwargs: Any) -> R:
 
 async def acalling(run: Callable[..., Awaitable[R]], *args: Any, **kwargs: Any) -> R:
     """`calling` for an entry that is awaited."""
-    token = _is_within.set(True)
+    outer = _is_within.get()
+    _is_within.set(True)
     try:
         return await run(*args, **kwargs)
     except _Carried as carried:
         error = carried.error
     finally:
-        _is_within.reset(token)
+        _is_within.set(outer)  # not by a token: a coroutine may be closed in another context
     try:
         raise error
     finally:

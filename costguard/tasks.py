@@ -23,12 +23,16 @@ class Prompt(NamedTuple):
 
     `texts` are its texts, one for each message or other piece that a provider frames by itself. `media` lists
     UUIDs, URLs, data URIs or base64 by kind ("images", …); what is of no known kind counts as the whole
-    context. `features` are the billed features that the task may use, by the name of their fee.
+    context. `features` are the billed features that the task may use, by the name of their fee. `is_open`: the
+    model may read text that is not in the request, up to its context. `percent`: what a token of it may cost, in
+    percent of the input rate; more than 100 where it may be written to a cache.
     """
 
     texts: tuple[str, ...] = ()
     media: object = None
     features: tuple[str, ...] = ()
+    is_open: bool = False
+    percent: int = 100
 
 
 @dataclass(slots=True)

@@ -22,7 +22,8 @@ from costguard.exchange.effects import Listen
 class Listening:
     """A response's `raw`, read through as it comes; the guard listens on the side.
 
-    What reads is as urllib3's `HTTPResponse` has it, and all else is the inner one's.
+    What reads is as urllib3's `HTTPResponse` has it, and all else is the inner one's. `_kept`: what a sieve let through
+    and was not read yet.
     """
 
     def __init__(self, response: requests.Response, effect: Listen, guard: Guarding) -> None:
@@ -32,7 +33,7 @@ class Listening:
         self._inner = raw
         found = encoding(response)
         self._ear = Ear(effect, guard, None if found in ("", "identity") else Decoder(httpx(), found))
-        self._kept = b""
+        self._kept = bytearray()
         self._data: bytes | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -40,27 +41,36 @@ class Listening:
             raise AttributeError(name)
         return getattr(self._inner, name)
 
+    @property
+    def closed(self) -> bool:
+        """False while something is left to be read."""
+        return self._inner.closed and not self._kept
+
     def stream(self, amt: int | None = 2**16, decode_content: bool | None = None) -> Iterator[bytes]:
         """As urllib3's, and so are the others."""
-        yield from self._heard(self._inner.stream(amt, decode_content), decode_content)
+        yield from self._heard(self._inner.stream(amt, decode_content), amt, decode_content)
 
     def read_chunked(self, amt: int | None = None, decode_content: bool | None = None) -> Iterator[bytes]:
         """The chunks of the answer, as they come."""
-        yield from self._heard(self._inner.read_chunked(amt, decode_content), decode_content)
+        yield from self._heard(self._inner.read_chunked(amt, decode_content), amt, decode_content)
 
-    def _heard(self, chunks: Iterable[bytes], decode_content: bool | None) -> Iterator[bytes]:
-        if kept := self._take(None):
-            yield kept
+    def _heard(self, chunks: Iterable[bytes], amt: int | None, decode_content: bool | None) -> Iterator[bytes]:
+        yield from self._pieces(amt)
         try:
             for chunk in chunks:
-                if passed := self._hear(chunk, decode_content):
-                    yield passed
-            if rest := self._ear.rest():
-                yield rest
+                self._kept += self._hear(chunk, decode_content)
+                yield from self._pieces(amt)
         except Exception as error:
             self._ear.end(type(error).__name__)
             raise
+        self._kept += self._ear.rest()
         self._ear.end(None)
+        yield from self._pieces(amt)
+
+    def _pieces(self, amt: int | None) -> Iterator[bytes]:
+        """What is there, in pieces of at most `amt` bytes."""
+        while self._kept:
+            yield self._take(amt or None)
 
     def _hear(self, chunk: bytes, decode_content: bool | None) -> bytes:
         if self._inner.decode_content if decode_content is None else decode_content:
@@ -96,7 +106,8 @@ class Listening:
     def _take(self, amt: int | None) -> bytes:
         """Of what the sieve let through at once, as much as was asked for."""
         n = len(self._kept) if amt is None or amt < 0 else amt
-        taken, self._kept = self._kept[:n], self._kept[n:]
+        taken = bytes(self._kept[:n])
+        del self._kept[:n]
         return taken
 
     def readinto(self, buffer: Any) -> int:

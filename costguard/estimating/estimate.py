@@ -53,6 +53,8 @@ class Estimate(NamedTuple):
     """Worst case of the features the task may use, per result."""
     teaches: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType({})
     """Media whose count the bill will tell, as in `MediaCount`."""
+    percent: int = 100
+    """What the prompt may cost at worst, in percent of the input rates: see `Prompt`."""
 
     @property
     def expected(self) -> Decimal | None:
@@ -91,7 +93,7 @@ class Estimate(NamedTuple):
         if self.price is None or tokens >= self.completion.upper:
             return self
         completion = Count(min(self.completion.expected, tokens), tokens)
-        expected, upper = _cost(self.price, self.prompt, completion, self.context_tokens)
+        expected, upper = _cost(self.price, self.prompt, completion, self.context_tokens, self.percent)
         return self._replace(
             completion=completion,
             expected_nanos=expected * self.results,
@@ -138,7 +140,7 @@ def estimate(
     if price is not None:
         try:
             fees = _fees(task.prompt.features, price)
-            expected, upper = _cost(price, prompt, completion, known.context_tokens)
+            expected, upper = _cost(price, prompt, completion, known.context_tokens, task.prompt.percent)
         except ConfigurationError as error:
             unpriced = str(error)
     return Estimate(
@@ -155,16 +157,21 @@ def estimate(
         context_tokens=known.context_tokens,
         fees_nanos=fees,
         teaches=media.teaches,
+        percent=task.prompt.percent,
     )
 
 
-def _cost(price: Price, prompt: Mapping[str, Count], completion: Count, context_tokens: int) -> tuple[int, int]:
+def _cost(
+    price: Price, prompt: Mapping[str, Count], completion: Count, context_tokens: int, percent: int
+) -> tuple[int, int]:
     """(expected, worst) nano-USD of one result, without fees."""
     likely, most = {}, {}
     for modality, (expected, upper) in prompt.items():
         if upper:  # without it nothing is expected either
             likely[modality], most[modality] = expected, upper
     worst = price.worst_nanos(most, completion.upper, context_tokens)
+    if percent > 100:
+        worst += -(-price.worst_nanos(most, 0, context_tokens) * (percent - 100) // 100)
     if sum(likely.values()) > context_tokens:
         return price.worst_nanos(likely, completion.expected, context_tokens), worst
     return price.nanos(likely, completion.expected), worst
@@ -178,6 +185,8 @@ def _prompt(
     recalled: Mapping[Reference, Recalled] | None,
 ) -> tuple[Mapping[str, Count], MediaCount]:
     text_count = _count_text(prompt.texts, exact=known.tokenizer == "gemma4")
+    if prompt.is_open:
+        text_count = text_count._replace(upper=max(text_count.upper, known.context_tokens))
     if not prompt.media:
         return {**_NOTHING, "TEXT": text_count}, _NO_MEDIA
     priced = price.tiers[0].prompt if price is not None else ()

@@ -224,13 +224,16 @@ class _Result:
                 self.computed, self.price_id = price.nanos(prompt, completion), price.id
                 return
             priced = price.cost(prompt, completion, cached, features)
+            written = -(-price.nanos(prompt, 0) * figures.written_percent // (100 * (sum(prompt.values()) or 1)))
         except ConfigurationError:
             return
-        self.computed, self.price_id = priced.nanos, priced.price_id
+        self.computed, self.price_id = priced.nanos + written, priced.price_id
         if self.nanos is None:
             self.basis = "computed"
-            self.nanos = priced.nanos
+            self.nanos = self.computed
             self.lines.extend(Line(*line) for line in priced.lines)
+            if written:
+                self.lines.append(Line("feature:cache_write", "", None, written))
             self.notes.append("no usable figure: usage charged at the price list")
             if figures.cached_tokens:
                 self.notes.append("cached tokens taken as a part of the prompt")

@@ -53,6 +53,8 @@ class Figures(NamedTuple):
     notes: tuple[str, ...] = ()
     raw: Callable[[], str] = str
     """Gives what was told as compact JSON, without any text of an answer: kept where a charge is odd."""
+    written_percent: int = 0
+    """What writing tokens of the prompt to a cache costs beyond the input rate, in percent of one token's."""
 
 
 class Result(NamedTuple):

@@ -11,6 +11,7 @@ from typing import Any
 from costguard.ledger.charges import Line
 from costguard.wire.dialect import Figures, Result, Success, Told
 from costguard.wire.runware.figures import Told as NativeFigures
+from costguard.wire.runware.figures import usable_count
 from costguard.wire.runware.names import stored_name
 
 _PROMPT, _COMPLETION = ("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens")
@@ -23,6 +24,15 @@ _NUMBER_MAX = 10**100
 _CACHE_BESIDE = ("cache_read_input_tokens", "cache_creation_input_tokens")
 """Anthropic's: cached tokens that its `input_tokens` leave out."""
 
+_KEPT_LONG = "ephemeral_1h_input_tokens"
+"""Of the tokens written to a cache those that are kept for an hour: they cost twice the input rate, others 1.25 times.
+Source: https://docs.anthropic.com/en/docs/build-with-claude/prompt-caching
+"""
+
+_TIERS = ("auto", "default", "standard", "flex", "batch", "scale")
+"""What a usage may say of its service tier without being dearer than the price list."""
+
+_FREE_USES = ("web_fetch",)
 _MEDIA = {"audio_tokens": "AUDIO", "image_tokens": "IMAGE", "video_tokens": "VIDEO"}
 
 
@@ -77,16 +87,17 @@ def _model(record: Any) -> str:
 def figures(cost: Any, usage: Any) -> Figures:
     """What `usage`, and a cost told beside it, say of a response: of all its choices together.
 
-    Cached tokens are a part of the prompt, where Anthropic's form counts them beside it, too.
+    Cached tokens are a part of the prompt, where Anthropic's form counts them beside it, too. A usage may hold a
+    `service_tier`, as Anthropic's does.
     """
     if not isinstance(usage, Mapping):
         return NativeFigures(cost, usage).read()
     prompt = _first(usage, _PROMPT)
     cached = _details(usage, "prompt_tokens_details", "input_tokens_details").get("cached_tokens")
-    beside = [usage[key] for key in _CACHE_BESIDE if type(usage.get(key)) is int]
-    if beside and type(prompt) is int:
-        prompt, cached = prompt + sum(beside), usage.get(_CACHE_BESIDE[0])
-    written = usage.get(_CACHE_BESIDE[1])
+    if cached is None and usage.get(_PROMPT[0]) is None:
+        prompt = _together(prompt, [usage[key] for key in _CACHE_BESIDE if usage.get(key) is not None])
+    if cached is None:
+        cached = usage.get(_CACHE_BESIDE[0])
     reasoning = _details(usage, "completion_tokens_details", "output_tokens_details").get("reasoning_tokens")
     named = {
         "promptTokens": prompt,
@@ -98,13 +109,37 @@ def figures(cost: Any, usage: Any) -> Figures:
         "costBreakdown": usage.get("costBreakdown"),
     }
     found = NativeFigures(cost, named).read()
-    if type(written) is int and written > 0 and found.cost is None and found.total is None:
-        found = found._replace(notes=(*found.notes, "tokens written to a cache counted at the full input rate"))
+    if found.cost is None and found.total is None:
+        found = _by_usage(found, usage)
     media = _media(usage)
     if found.prompt or not media or found.prompt_tokens is None or sum(media.values()) > found.prompt_tokens:
         return found
     text = found.prompt_tokens - sum(media.values())
     return found._replace(prompt=tuple(Line("prompt", m, n, 0) for m, n in {"TEXT": text, **media}.items() if n))
+
+
+def _by_usage(found: Figures, usage: Mapping[str, Any]) -> Figures:
+    """With what a usage tells beside the tokens: it decides what is charged, for no cost was told."""
+    written = usable_count(usage.get(_CACHE_BESIDE[1])) or 0
+    long = min(usable_count(_details(usage, "cache_creation").get(_KEPT_LONG)) or 0, written)
+    uses = {key.removesuffix("_requests"): value for key, value in _details(usage, "server_tool_use").items()}
+    lines = [
+        Line(f"feature:{name}", "", usable_count(count), 0)
+        for name, count in uses.items()
+        if stored_name(name) and name not in _FREE_USES and usable_count(count) != 0
+    ]
+    tier = usage.get("service_tier")
+    if isinstance(tier, str) and tier not in _TIERS:
+        found = found._replace(odd=True, notes=(*found.notes, "billed in a service tier of other prices"))
+    return found._replace(written_percent=written * 25 + long * 75, rest=tuple(lines) if lines else found.rest)
+
+
+def _together(prompt: Any, beside: list[Any]) -> Any:
+    """All tokens of a prompt; what is no count if any part is none."""
+    counts = [usable_count(one) for one in (prompt, *beside)]
+    known = [count for count in counts if count is not None]
+    bad = [one for one, count in zip((prompt, *beside), counts, strict=True) if count is None]
+    return bad[0] if bad else sum(known)
 
 
 def _media(usage: Mapping[str, Any]) -> dict[str, int]:

@@ -7,10 +7,12 @@ from typing import Any
 
 from costguard.tasks import Task
 from costguard.wire import openai_usage
-from costguard.wire.dialect import Doubt, Ending, Refused, Result, Success
+from costguard.wire.dialect import Ack, Doubt, Ending, Refused, Result, Success
 from costguard.wire.runware.answers import WireError, parse_response, read_leniently
 from costguard.wire.runware.endings import REFUSING, said
 from costguard.wire.runware.names import stored_name
+
+_FEES_CHARS = 100
 
 
 def read_object(data: bytes) -> dict[str, Any] | None:
@@ -33,12 +35,23 @@ def is_told(cost: Any, usage: Any) -> bool:
     return bool(found.cost or found.total or found.prompt_tokens or found.completion_tokens)
 
 
+def told_in(value: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Cost and usage of a response or a piece, and in the usage the tier that it says it was served in."""
+    usage, tier = value.get("usage"), value.get("service_tier")
+    if isinstance(usage, dict) and isinstance(tier, str):
+        usage = {"service_tier": tier, **usage}
+    return value.get("cost"), usage
+
+
 def success(task: Task, cost: Any, usage: Any) -> Success:
     """The results of a task, told by their usage: one figure for all of its choices; one each where none is told."""
+    found = openai_usage.figures(cost, usage)
+    if task.prompt.features and found.cost is None and found.total is None and not found.rest:
+        fees = ", ".join(task.prompt.features)[:_FEES_CHARS]
+        found = found._replace(odd=True, notes=(*found.notes, f"not told, and not in it: what may be due for {fees}"))
     if is_told(cost, usage):
-        return Success((Result(0, None, openai_usage.figures(cost, usage)),))
-    untold = openai_usage.figures(cost, usage)
-    return Success(tuple([Result(at, None, untold) for at in range(task.results)]))
+        return Success((Result(0, None, found),))
+    return Success(tuple([Result(at, None, found) for at in range(task.results)]))
 
 
 def failure(errors: tuple[WireError, ...], status: int) -> Ending:
@@ -64,12 +77,11 @@ def whole(
     """
     value = read_object(body)
     succeeded = 200 <= status < 300
-    if value is not None and is_told(value.get("cost"), value.get("usage")):
-        return success(task, value.get("cost"), value.get("usage"))  # whatever the status: it was billed
-    if value is not None and succeeded:
-        found = answered(value, task)
-        if found is not None:
-            return found
+    found = answered(value, task) if value is not None and succeeded else None
+    if value is not None and is_told(*told_in(value)) and not isinstance(found, Ack):
+        return success(task, *told_in(value))  # whatever the status: it was billed
+    if found is not None:
+        return found
     errors = errors_of(body)
     if errors or not succeeded:
         return failure(errors, status)

@@ -44,7 +44,7 @@ class Asked:
         task.max_tokens = tokens
         stated = [key for key in self._limits if task.raw.get(key) is not None]
         for key in stated or self._limits[:1]:
-            task.raw[key] = tokens
+            task.raw[key] = min(tokens, task.raw[key]) if stated else tokens
 
 
 def task_of(raw: dict[str, Any], prefix: str, limits: tuple[str, ...], prompt: Prompt) -> Task:
@@ -63,6 +63,7 @@ def task_of(raw: dict[str, Any], prefix: str, limits: tuple[str, ...], prompt: P
             raise strict.invalid(f"{key}: expected true or false, found {strict.shown(raw[key])}")
     allowed = [strict.whole(raw.get(key), MAX_TOKENS_MAX, "the request", key) for key in limits]
     stated = [tokens for tokens in allowed if tokens is not None]
+    choices = [strict.whole(raw.get(key), RESULTS_MAX, "the request", key) or 1 for key in ("n", "best_of")]
     delivery: Delivery = "stream" if raw.get("stream") else "async" if raw.get("background") else "sync"
     return Task(
         uuid=f"{prefix}{uuid.uuid4()}",
@@ -70,7 +71,7 @@ def task_of(raw: dict[str, Any], prefix: str, limits: tuple[str, ...], prompt: P
         model=model,
         billable=True,
         delivery=delivery,
-        results=strict.whole(raw.get("n"), RESULTS_MAX, "the request", "n") or 1,
+        results=max(choices),  # what is made and not chosen is billed as well
         max_tokens=max(stated, default=None),  # of two allowances the larger: it is unknown which one is obeyed
         raw=raw,
         prompt=prompt,

@@ -10,7 +10,7 @@ from typing import Any
 
 from costguard.tasks import Task
 from costguard.wire.dialect import Ending
-from costguard.wire.openai_style.answering import name_of, success
+from costguard.wire.openai_style.answering import name_of, success, told_in
 from costguard.wire.openai_style.hearing import Piece
 from costguard.wire.openai_style.parts import ABOUT, Reading
 from costguard.wire.openai_style.paths import CHAT
@@ -45,12 +45,11 @@ class Chat(Style):
         reading.messages(raw["messages"])
         reading.fields(raw, _NOT_PROMPT)
         reading.tools(raw.get("tools"), own=("function", "custom"))
-        if raw.get("web_search_options") is not None:
-            reading.feature("search")
         reading.extras(raw)
-        for made in raw["modalities"] if isinstance(raw.get("modalities"), list) else ():
-            if made != "text":
-                reading.feature(f"{made} output")
+        made = raw.get("modalities")
+        for one in made if isinstance(made, list) else [] if made is None else [made]:
+            if one != "text":
+                reading.feature(f"{one} output")
 
     def forced(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """A stream tells its usage only if it is asked to."""
@@ -73,9 +72,10 @@ class Chat(Style):
         choices = value.get("choices")
         listed = [one for one in choices if isinstance(one, dict)] if isinstance(choices, list) else []
         finished = [one.get("index", 0) for one in listed if isinstance(one.get("finish_reason"), str)]
+        cost, usage = told_in(value)
         return Piece(
-            value.get("usage"),
-            value.get("cost"),
+            usage,
+            cost,
             name_of(value),
             tuple([index for index in finished if type(index) is int]),
         )

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from costguard.tasks import Task
-from costguard.wire.dialect import Ending
+from costguard.wire.dialect import Ending, Target
 from costguard.wire.openai_style.answering import name_of, success
 from costguard.wire.openai_style.hearing import Piece
 from costguard.wire.openai_style.parts import Reading
@@ -27,10 +27,14 @@ _NOT_PROMPT = frozenset(
         "thinking",
         "container",
         "mcp_servers",
+        "speed",
+        "inference_geo",
+        "cache_control",
         "anthropic_version",
         "anthropic_beta",
     )
 )
+_THREADS = "/threads/"
 _OWN = ("custom", "bash_", "text_editor_", "computer_", "memory_")
 """Tools that the caller runs itself; what begins with anything else runs there, for a fee."""
 
@@ -43,6 +47,10 @@ class Messages(Style):
     path = MESSAGES
     limits = ("max_tokens",)
     asks_with = ("messages",)
+
+    def claims(self, target: Target) -> bool | None:
+        """See `Dialect`. A message that is added to a thread of OpenAI's asks no model."""
+        return _THREADS not in target.path and super().claims(target)
 
     def gather(self, raw: Mapping[str, Any], reading: Reading) -> None:
         """System prompt, messages, tools."""
@@ -63,11 +71,13 @@ class Messages(Style):
         return success(task, value.get("cost"), value.get("usage"))
 
     def piece(self, value: Mapping[str, Any]) -> Piece:
-        """`message_start` opens the usage; `message_delta` tells its end, all of the output so far."""
+        """`message_start` opens the usage, with an output that is yet to be; `message_delta` tells all of it so far."""
         kind = value.get("type")
         message = value.get("message")
         if kind == "message_start" and isinstance(message, dict):
-            return Piece(message.get("usage"), message.get("cost"), name_of(message))
+            usage = message.get("usage")
+            opening = {key: usage[key] for key in usage if key != "output_tokens"} if isinstance(usage, dict) else usage
+            return Piece(opening, message.get("cost"), name_of(message))
         if kind == "message_delta":
             delta = value.get("delta")
             is_end = isinstance(delta, dict) and isinstance(delta.get("stop_reason"), str)

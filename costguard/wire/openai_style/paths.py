@@ -14,7 +14,7 @@ MESSAGES = "/messages"
 METERED = (CHAT, RESPONSES, MESSAGES)
 """Paths with a dialect of their own, on hosts that are known."""
 
-PATHS = (*METERED, "/completions")
+PATHS = (*METERED, "/completions", "/responses/compact", "/messages/batches")
 
 _ASKED = ("messages", "input", "prompt")
 """What a model is asked with, beside `model`."""

@@ -10,16 +10,13 @@ from typing import Any
 
 from costguard.tasks import Task
 from costguard.wire.dialect import Ack, Doubt, Ending
-from costguard.wire.openai_style.answering import name_of, success
+from costguard.wire.openai_style.answering import name_of, success, told_in
 from costguard.wire.openai_style.hearing import Piece
 from costguard.wire.openai_style.parts import ABOUT, Reading
 from costguard.wire.openai_style.paths import RESPONSES
 from costguard.wire.openai_style.style import Style
 
 _NOT_PROMPT = ABOUT | {"input", "prompt", "previous_response_id", "conversation", "reasoning", "truncation"}
-_STORED = ("previous_response_id", "conversation", "prompt")
-"""They name what the model reads beside the request."""
-
 _WAITING = ("queued", "in_progress")
 _ENDED = ("completed", "incomplete")
 _LAST = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
@@ -41,9 +38,8 @@ class Responses(Style):
         reading.fields(raw, _NOT_PROMPT)
         reading.tools(raw.get("tools"), own=("function", "custom"))
         reading.extras(raw)
-        for key in _STORED:
-            if raw.get(key) is not None:
-                reading.unread(key)
+        if raw.get("prompt") is not None:
+            reading.unread("prompt")  # it is stored there
 
     def answered(self, value: Mapping[str, Any], task: Task) -> Ending | None:
         """An answer has a status: it is whole, on its way, or failed and perhaps billed."""
@@ -65,7 +61,8 @@ class Responses(Style):
             return Piece(name=name_of(response))
         failed = kind not in _LAST[:2]
         finished = () if failed else (0,)
-        usage, cost = response.get("usage"), response.get("cost", value.get("cost"))
+        cost, usage = told_in(response)
+        cost = value.get("cost") if cost is None else cost
         if failed and usage is not None:
             finished = (0,)  # what it says it used is what is billed
         return Piece(usage, cost, name_of(response), finished, stops=True, failed=failed)

@@ -90,4 +90,6 @@ def _is_usage_alone(data: bytes) -> bool:
         value = json.loads(data)
     except (ValueError, RecursionError):
         return False
-    return isinstance(value, dict) and value.get("choices") == [] and isinstance(value.get("usage"), dict)
+    if not isinstance(value, dict) or value.get("error") or value.get("errors"):
+        return False
+    return value.get("choices") == [] and isinstance(value.get("usage"), dict)

@@ -157,7 +157,7 @@ class _Reading:
         """A count from 0 to `COUNT_MAX` (74.0 and "74" are one); None if it is absent or unusable."""
         if value is None or (type(value) is int and 0 <= value <= COUNT_MAX):
             return value
-        count = _usable_count(value)
+        count = usable_count(value)
         if count is None:
             self._odd(f"{' '.join(filter(None, where))} is unusable")
         return count
@@ -209,7 +209,7 @@ class _Reading:
         if completion is not None and isinstance(billed, dict):
             text, reasoning = billed.get("textTokens"), billed.get("reasoningTokens")
             if type(text) is not int or type(reasoning) is not int:
-                text, reasoning = _usable_count(text), _usable_count(reasoning)
+                text, reasoning = usable_count(text), usable_count(reasoning)
             if text is not None and reasoning is not None and text + reasoning != completion:
                 self._odd("the completion's billableTokens are not the sum of their parts")
 
@@ -310,7 +310,7 @@ def _usable_nanos(value: Any) -> int | None:
     return _usable_nanos(number(value)) if kind is str else None
 
 
-def _usable_count(value: Any) -> int | None:
+def usable_count(value: Any) -> int | None:
     """A count from 0 to `COUNT_MAX`; None for anything else."""
     found = number(value)
     if found is None or not is_finite(found) or not 0 <= found <= COUNT_MAX or found != int(found):

@@ -11,6 +11,7 @@ from costguard.clients.aiohttp_messages import (
     address,
     another,
     buffered,
+    encoding_left,
     is_never_sent,
     is_readable,
     media_type,
@@ -110,7 +111,7 @@ class _Port:
         whole = read_already(self.response)
         if whole is None:
             self.response.content = listening(self._request, self.response, effect, self._guard)
-        elif effect.sieve is not None:
+        elif effect.sieve is not None and whole == self.response._body:  # else the caller undoes its encoding
             self.response._body = effect.sieve.feed(whole) + effect.sieve.end()
         return whole
 

@@ -33,6 +33,8 @@ class Listening:
         self._inner = raw
         found = encoding(response)
         self._ear = Ear(effect, guard, None if found in ("", "identity") else Decoder(httpx(), found))
+        if self._ear.is_sieving:
+            response.headers.pop("Content-Length", None)  # it is less
         self._kept = bytearray()
         self._data: bytes | None = None
 

@@ -123,7 +123,8 @@ class Reader:
         booked = [(result_key(result.names, charge), charge) for result, charge in zip(results, charges, strict=True)]
         task_type = told.task_type or task_type or "unknown"
         is_named = not told.task_uuid.startswith(_DIGEST)
-        return Recorded(canonical(told.task_uuid), task_type, model, at_us, tuple(booked), number, is_named)
+        is_whole = isinstance(told.ending, Success) and told.ending.failed
+        return Recorded(canonical(told.task_uuid), task_type, model, at_us, tuple(booked), number, is_named, is_whole)
 
     def _price(self, model: str, at_us: int) -> tuple[str, str, Price | None]:
         """The model's name, its type of task and its price at that time, as far as they are known."""

@@ -21,7 +21,7 @@ from costguard.ledger.accounting.endings import OPEN, is_taken
 from costguard.ledger.accounting.results import result_key
 from costguard.ledger.charges import Charge
 from costguard.ledger.engine import Steps
-from costguard.ledger.records import Accept, Alert, Doubt, Ending, Observation, Release, Settle
+from costguard.ledger.records import Accept, Alert, Called, Doubt, Ending, Observation, Release, Settle
 from costguard.prices.book import PriceBook
 from costguard.prices.price import Price
 from costguard.projects import check_name
@@ -88,7 +88,14 @@ class Settlement:
 
     def _book(self, admission: Admission, judgement: Judgement) -> Steps[None]:
         yield from self._record(
-            admission, {uuid: self._endings(held, judgement.endings[uuid]) for uuid, held in admission.held.items()}
+            admission,
+            {
+                uuid: [
+                    *self._endings(held, judgement.endings[uuid]),
+                    *([Called(held.attempt_id, judgement.aliases[uuid])] if uuid in judgement.aliases else ()),
+                ]
+                for uuid, held in admission.held.items()
+            },
         )
         if not (judgement.others or judgement.records):
             return
@@ -231,7 +238,12 @@ class Settlement:
         """
         attempts = self._ledger.attempts(task_uuid)
         if not attempts:
-            if not isinstance(ending, told.Doubt):
+            called = self._ledger.called(task_uuid)
+            if len(called) == 1:
+                return self._observe(called[0], ending, listed=listed)
+            if called:
+                log.warning("%s: %d tasks were answered by that name: nothing was changed", task_uuid, len(called))
+            elif not isinstance(ending, told.Doubt):
                 log.info("task %s is not in this ledger: what came of it is not recorded", task_uuid)
             return 0
         still_open = [attempt for attempt in attempts if attempt.status in OPEN]

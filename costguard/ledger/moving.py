@@ -38,6 +38,7 @@ TABLES = {
     "moves": ("id",),
     "fired": ("id",),
     "imports": ("id",),
+    "aliases": ("name", "task_uuid"),
     "meta": ("key",),
 }
 """Table -> the columns of its key, by which it is read."""

@@ -137,7 +137,14 @@ class Accept:
     attempt_id: int
 
 
-Ending = Settle | Release | Doubt | Accept
+class Called(NamedTuple):
+    """What the provider calls the response to an attempt, told beside how it ended: by it a record is known again."""
+
+    attempt_id: int
+    name: str
+
+
+Ending = Settle | Release | Doubt | Accept | Called
 
 
 @dataclass(frozen=True, slots=True)

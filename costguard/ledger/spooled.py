@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from costguard import money
 from costguard.budgets import from_us
 from costguard.ledger.charges import Charge, Line
-from costguard.ledger.records import Accept, Doubt, Ending, NewAttempt, Release, Settle
+from costguard.ledger.records import Accept, Called, Doubt, Ending, NewAttempt, Release, Settle
 
 
 class Begun(NamedTuple):
@@ -63,7 +63,7 @@ class Degraded(NamedTuple):
     upper: Decimal | None
 
 
-_OWN: tuple[type, ...] = (Begun, Ended, Heard, NewAttempt, Settle, Release, Doubt, Accept, Charge, Line)
+_OWN: tuple[type, ...] = (Begun, Ended, Heard, NewAttempt, Settle, Release, Doubt, Accept, Called, Charge, Line)
 _KIND, _OF = "is", "of"
 _MAPPING, _SET, _FUNCTION = "", "{}", "()"
 _write = json.JSONEncoder(separators=(",", ":")).encode

@@ -79,7 +79,7 @@ class Success(NamedTuple):
     partial: bool = False
     reason: str = ""
     failed: bool = False
-    """An error of the task came beside them: no further result is to come, unless `partial`."""
+    """No further result is to come, unless `partial`: an error of the task came beside them, or they are all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +133,15 @@ class Judgement(NamedTuple):
     """What something that came back says, by task.
 
     `endings`: how it ends each billable task of its request. `others`: what it tells of further tasks;
-    `listed`: those of them whose results it lists so far, so that equal ones are different results.
+    `listed`: those of them whose results it lists so far, so that equal ones are different results. `aliases`: what
+    the provider calls the response to a task of its request, where it has a name of its own.
     """
 
     endings: Mapping[str, Ending]
     others: Mapping[str, Ending] = {}
     listed: frozenset[str] = frozenset()
     records: tuple[Record, ...] = ()
+    aliases: Mapping[str, str] = {}
 
 
 class Answers(NamedTuple):

@@ -57,7 +57,12 @@ def tell(record: Any, value: Any, name: Callable[[], str]) -> list[Told] | None:
     named = (_name(node.get(key)) for keys in ((_OWN,), _IDS) for node in nodes for key in keys)
     uuid = next((one for one in named if one), "") or name()
     model = stored_name(value.get("model")) or _model(record)
-    return [Told(uuid, model, "", Success((Result(0, None, figures(value.get("cost"), usage)),)))]
+    return [Told(uuid, model, "", alone(figures(value.get("cost"), usage)))]
+
+
+def alone(found: Figures) -> Success:
+    """The one result that a response is, however many choices it has: nothing else comes."""
+    return Success((Result(0, None, found),), failed=True)
 
 
 def _name(value: Any) -> str:

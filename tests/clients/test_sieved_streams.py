@@ -28,7 +28,7 @@ from costguard import Guard
 from costguard.money import NANOS
 from costguard.testing import StandIn
 
-ASKED = {
+ASKED: dict[str, Any] = {
     "model": FLASH,
     "messages": [{"role": "user", "content": "Describe the harbour."}],
     "max_tokens": 100,

@@ -25,7 +25,7 @@ from costguard.ledger.engines import open_engine
 from costguard.ledger.engines.files import blend
 from costguard.ledger.engines.sqlite import SqliteEngine
 from costguard.ledger.moving import MOVING, TABLES, move
-from costguard.ledger.records import Admitted, Doubt, Observation, Release, Settle
+from costguard.ledger.records import Admitted, Called, Doubt, Observation, Release, Settle
 
 REPORTS = (
     ("report", "--month", "2026-11"),
@@ -60,7 +60,7 @@ def fill(ledger: Ledger, calls: int = 150, seed: int = 1) -> None:
                 if end < 0.7
                 else [Release(attempt_id, "refused")]
                 if end < 0.85
-                else [Doubt(attempt_id, "cut", {"bytes": 7})],
+                else [Doubt(attempt_id, "cut", {"bytes": 7}), Called(attempt_id, f"chatcmpl-{attempt_id}")],
             )
     ledger.observe(NOW_US, Observation(ledger.tasks()[0].task_uuid, (("i:0", a_charge(77)),)))
     ledger.call_project("acme/b", "bee", NOW_US)

@@ -15,7 +15,7 @@ from costguard.ledger.accounting.sql import LOCK_LEASES, LOCK_TASK, LOCK_TASKS, 
 from costguard.ledger.charges import BEYOND_NOTE, WEAK, Basis, Charge, Line, merged
 from costguard.ledger.engine import Steps, Tx, run
 from costguard.ledger.owner import who
-from costguard.ledger.records import Accept, Alert, Doubt, Ending, Observation, Release, Settle
+from costguard.ledger.records import Accept, Alert, Called, Doubt, Ending, Observation, Release, Settle
 
 UNKNOWN_AGE_US = 24 * 3_600 * 1_000_000
 """By default a task that the provider does not know may still be at work for so long: no work takes longer."""
@@ -28,6 +28,8 @@ _ATTEMPT_AND_SIBLINGS = (
     " AND b.task_uuid = attempts.task_uuid AND b.id <> attempts.id)"
     " FROM attempts WHERE id = ?"
 )
+
+_ALIAS = "INSERT INTO aliases (name, task_uuid) VALUES (?,?) ON CONFLICT DO NOTHING"
 
 
 class Endings(Posting):
@@ -60,6 +62,9 @@ class Endings(Posting):
         if row is None:
             raise ConfigurationError(f"the ledger knows no attempt {attempt_id}")
         siblings, attempt = row[-1], Attempt._make(row[:-1])
+        for ending in endings:
+            if isinstance(ending, Called):
+                tx.run(_ALIAS, (ending.name, attempt.task_uuid))
         settles = [ending for ending in endings if isinstance(ending, Settle)]
         if settles:
             is_first = not siblings and not attempt.seen and attempt.status in OPEN

@@ -40,6 +40,8 @@ class Recorded(NamedTuple):
     """Of the line."""
     is_named: bool = True
     """Whether its record tells a name; else it is called by a digest."""
+    is_whole: bool = False
+    """Whether nothing but these results comes of the task, however many were asked for."""
 
     @property
     def nanos(self) -> int:
@@ -186,6 +188,17 @@ class Importer(Admissions, Endings):
     def _add(self, tx: Tx, at_us: int, run_id: int, task: Recorded, names: Names) -> Booking | Conflict:
         """Book what is new of one task, and put what is better in the place of a figure of our own."""
         attempts = self._attempts(tx, task.task_uuid)
+        if not attempts and task.is_named:
+            called = self._called(tx, task.task_uuid)
+            if len(called) > 1:
+                return Conflict(
+                    task.number,
+                    f"{task.task_uuid}: {len(called)} tasks of this ledger were answered by that name, such as"
+                    f" {called[0]} and {called[1]}: nothing was changed",
+                )
+            if called:
+                task = task._replace(task_uuid=called[0])
+                attempts = self._attempts(tx, task.task_uuid)
         if not attempts:
             return self._add_new(tx, at_us, run_id, task, is_first=True)
         is_sent = any(attempt.delivery != DELIVERY for attempt in attempts)
@@ -225,6 +238,8 @@ class Importer(Admissions, Endings):
             seen = Observation(task.task_uuid, tuple(new), reason=f"import {run_id}")
             for key, charge in new:
                 self._book(tx, at_us, seen, key, charge)
+            if task.is_whole:
+                self._settle_all(tx, at_us, seen, [])
             found = found._replace(settled=len(new))
         changed = self._charged(tx, task.task_uuid) - before if improved or new else 0
         found = found._replace(changed=changed)

@@ -240,6 +240,14 @@ class Reading:
         """A task's attempts, oldest first."""
         return self._read(lambda tx: self._attempts(tx, task_uuid))
 
+    def called(self, name: str) -> list[str]:
+        """The tasks whose responses the provider called so: one, unless its names mean nothing."""
+        return self._read(lambda tx: self._called(tx, name))
+
+    @staticmethod
+    def _called(tx: Tx, name: str) -> list[str]:
+        return [uuid for (uuid,) in tx.all("SELECT task_uuid FROM aliases WHERE name = ? ORDER BY task_uuid", (name,))]
+
     @staticmethod
     def _attempt(tx: Tx, attempt_id: int) -> Attempt:
         """An attempt that is known to be there."""

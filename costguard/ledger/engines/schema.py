@@ -149,7 +149,8 @@ ALTER TABLE budgets ADD COLUMN like_id INTEGER;
 # `imports` how far each import has come: `clean`, if no line of the file up to `bytes` was left out, so that it may go
 # on from there. A task is looked for by a hash of its name (`crc32`): an index of
 # whole names would be a tenth of the file. `key` is an admission's own name, by which it is found should the answer to
-# it be lost. `leases` are taken where many hosts write, never here: see `accounting.leasing`.
+# it be lost. `aliases` are what providers call their responses to tasks. `leases` are taken where many hosts write,
+# never here: see `accounting.leasing`.
 _LINES = """SELECT '[' || group_concat(json_quote(component) || ',' || json_quote(modality) || ','
   || coalesce(quantity, 'null') || ',' || nanos) || ']'
   FROM (SELECT * FROM lines WHERE charge_seq = o.seq ORDER BY n)"""
@@ -246,6 +247,7 @@ CREATE TABLE leases (
 ) STRICT;
 CREATE INDEX leases_open ON leases (id) WHERE is_open = 1;
 CREATE INDEX entries_by_hand ON entries (at_us) WHERE basis = 'correction';
+CREATE TABLE aliases (name TEXT NOT NULL, task_uuid TEXT NOT NULL, PRIMARY KEY (name, task_uuid)) STRICT, WITHOUT ROWID;
 """
 
 MIGRATIONS: tuple[tuple[str, str], ...] = (

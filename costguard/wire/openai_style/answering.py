@@ -29,6 +29,11 @@ def name_of(value: Mapping[str, Any]) -> str:
     return stored_name(value.get("id"))
 
 
+def aliases(task: Task, name: str, ending: Ending) -> Mapping[str, str]:
+    """See `Judgement`: what was refused is nothing that a record may tell of."""
+    return {task.uuid: name} if name and not isinstance(ending, Refused) else {}
+
+
 def is_told(cost: Any, usage: Any) -> bool:
     """Whether a figure is told that says what the work cost, or how much it was."""
     found = openai_usage.figures(cost, usage)
@@ -69,13 +74,16 @@ def errors_of(body: bytes) -> tuple[WireError, ...]:
 
 
 def whole(
-    task: Task, status: int, body: bytes, answered: Callable[[Mapping[str, Any], Task], Ending | None]
+    task: Task,
+    status: int,
+    body: bytes,
+    value: dict[str, Any] | None,
+    answered: Callable[[Mapping[str, Any], Task], Ending | None],
 ) -> Ending | None:
-    """How a whole response ends `task`; None for a 2xx that cannot be read.
+    """How a whole response ends `task`; None for a 2xx that cannot be read. `value`: what `read_object` gives of it.
 
     `answered` says it of a readable 2xx, None where that holds no answer of its wire.
     """
-    value = read_object(body)
     succeeded = 200 <= status < 300
     found = answered(value, task) if value is not None and succeeded else None
     if value is not None and is_told(*told_in(value)) and not isinstance(found, Ack):

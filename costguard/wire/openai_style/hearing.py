@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from costguard.tasks import Task
 from costguard.wire import sse
 from costguard.wire.dialect import Doubt, Ending, Judgement, Refused
-from costguard.wire.openai_style.answering import errors_of, is_told, read_object, success
+from costguard.wire.openai_style.answering import aliases, errors_of, is_told, name_of, read_object, success
 from costguard.wire.runware.answers import WireError
 from costguard.wire.runware.endings import said
 from costguard.wire.runware.figures import Told
@@ -70,7 +70,8 @@ class Listening:
         """How the task ends; see `Listener`."""
         for event in self._parser.end():
             self._hear(event)
-        return Judgement({self._task.uuid: self._ending(cut)})
+        ending = self._ending(cut)
+        return Judgement({self._task.uuid: ending}, aliases=aliases(self._task, self._name, ending))
 
     def _hear(self, event: sse.Event) -> None:
         if sse.is_done(event.data):
@@ -80,13 +81,13 @@ class Listening:
         if value is None:
             return
         piece = self._read(value)
+        self._name = self._name or piece.name or (name_of(value) if event.bare else "")
         errors = errors_of(event.data) if value.get("error") or value.get("errors") else ()
         self._errors += errors
         self._bare = event.data if event.bare and not self._pieces else None
         if errors and piece == Piece():
             return
         self._pieces += 1
-        self._name = self._name or piece.name
         self._failed = self._failed or piece.failed
         self._finished.update(piece.finished)
         self._stops = self._stops or piece.stops

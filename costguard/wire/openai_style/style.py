@@ -8,13 +8,17 @@ from typing import Any
 
 from costguard.errors import InvalidRequest
 from costguard.tasks import Prompt, Task
-from costguard.wire import sse, strict
-from costguard.wire.dialect import Answers, Doubt, Ending, Judgement, Named, Request, Sieve, Target
-from costguard.wire.openai_style.answering import whole
-from costguard.wire.openai_style.asking import Asked, task_of
+from costguard.wire import openai_usage, sse, strict
+from costguard.wire.dialect import Ack, Answers, Doubt, Ending, Judgement, Named, Request, Sieve, Success, Target
+from costguard.wire.openai_style.answering import aliases, is_told, name_of, read_object, told_in, whole
+from costguard.wire.openai_style.asking import TASK_TYPE, Asked, task_of
 from costguard.wire.openai_style.hearing import Listening, Piece
 from costguard.wire.openai_style.parts import Reading
 from costguard.wire.openai_style.paths import is_known
+from costguard.wire.runware.answers import read_value_of
+
+_ANY = Task("", TASK_TYPE, None, True, "sync", 1, None, {})
+"""In place of the task that a response from elsewhere is of."""
 
 
 class Style(ABC):
@@ -96,27 +100,36 @@ class Style(ABC):
     def judge(self, tasks: Sequence[Task], status: int, body: bytes) -> Judgement:
         """See `Dialect`. A body of events is read as such, whatever it is labelled as."""
         (task,) = tasks
-        found = whole(task, status, body, self.answered)
+        value = read_object(body)
+        found = whole(task, status, body, value, self.answered)
         if found is None:
             listening = self.listen(tasks)
             listening.feed(body)
             if listening.has_heard:
                 return listening.judge(None)
             found = Doubt(f"http {status} unreadable response")
-        return Judgement({task.uuid: found})
+        return Judgement({task.uuid: found}, aliases=aliases(task, name_of(value or {}), found))
 
     def listen(self, tasks: Sequence[Task]) -> Listening:
         """See `Dialect`."""
         (task,) = tasks
-        return Listening(task, self.piece, lambda body: whole(task, 200, body, self.answered))
+        return Listening(task, self.piece, lambda body: whole(task, 200, body, read_object(body), self.answered))
 
     def sieve(self, tasks: Sequence[Task]) -> Sieve | None:  # noqa: ARG002
         """See `Dialect`."""
         return None
 
-    def observe(self, payload: object) -> Judgement | None:  # noqa: ARG002
-        """Nothing that comes from elsewhere names a task as the guard does."""
-        return None
+    def observe(self, payload: object) -> Judgement | None:
+        """See `Dialect`. A response, as a later GET tells it; its task is known by the provider's name of it."""
+        value = read_value_of(payload)
+        if not isinstance(value, dict) or not name_of(value):
+            return None
+        found = self.answered(value, _ANY)
+        if is_told(*told_in(value)) and found is not None and not isinstance(found, Ack):
+            found = openai_usage.alone(openai_usage.figures(*told_in(value)))
+        elif isinstance(found, Success):
+            return None  # no figure is told
+        return None if found is None else Judgement({}, {name_of(value): found})
 
     def question(self, spellings: Iterable[str], request: Request | None) -> bytes | None:  # noqa: ARG002
         """There is none: what became of a lost call cannot be asked."""

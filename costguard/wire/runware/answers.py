@@ -34,6 +34,7 @@ _NOT_FOUND = re.compile(
     r"not[\s_-]*(?:be[\s_-]*)?found|not[\s_-]*exist|no[\s_-]*such|unknown[\s_-]*task", re.IGNORECASE
 )
 _DEPTH_MAX = 100
+_PAYLOADS = (str, bytes, bytearray, memoryview, Mapping, list, tuple)
 _FIGURE_KEYS = frozenset({"cost", "usage", "costBreakdown"})
 _OUTPUT_KEYS = frozenset({"outputs", "toolCalls"})
 _ITEM_KEYS = _FIGURE_KEYS | _OUTPUT_KEYS | {"text", "finishReason", "taskUUID", "delta", "status"}
@@ -124,11 +125,26 @@ def read_payload(payload: object) -> Envelope | None:
 
     Floats of a parsed payload are read by their shortest decimal text.
     """
+    try:
+        return _envelope(_value(payload), "", True) if isinstance(payload, _PAYLOADS) else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def read_value_of(payload: object) -> Any:
+    """The JSON value of a result from anywhere, exact as `read_payload` has it; None for what is none."""
+    try:
+        return _value(payload)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _value(payload: object) -> Any:
     if isinstance(payload, (bytes, bytearray, memoryview)):
-        return parse_response(bytes(payload))
+        payload = bytes(payload).decode(errors="replace")
     if isinstance(payload, str):
-        return parse_response(payload.encode("utf-8", "replace"))
-    return _envelope(_exact(payload, 0), "", True) if isinstance(payload, (Mapping, list, tuple)) else None
+        return read_leniently(payload.removeprefix("\ufeff"))
+    return _exact(payload, 0)
 
 
 def read_value(value: Any, task_uuid: str) -> Envelope:

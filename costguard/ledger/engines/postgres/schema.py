@@ -122,6 +122,7 @@ CREATE TABLE leases (
   slice BIGINT NOT NULL, rest BIGINT NOT NULL, held BIGINT NOT NULL, spent BIGINT NOT NULL, is_open BIGINT NOT NULL
 ) WITH (fillfactor = 30);
 CREATE INDEX leases_open ON leases (id) WHERE is_open = 1;
+CREATE TABLE aliases (name TEXT NOT NULL, task_uuid TEXT NOT NULL, PRIMARY KEY (name, task_uuid));
 INSERT INTO meta VALUES ('rolled', '0'), ('days_since', '0');
 """
 

@@ -11,7 +11,6 @@ from costguard.clients.aiohttp_messages import (
     address,
     another,
     buffered,
-    encoding_left,
     is_never_sent,
     is_readable,
     media_type,

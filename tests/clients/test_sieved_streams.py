@@ -402,6 +402,9 @@ def raw_of(pieces: list[bytes]) -> Any:
             taken, left[0] = left[0][:amt], left[0][amt:] if amt else b""
             return taken
 
+        def close(self) -> None:
+            self.closed = True
+
     class Hearing:
         def feed(self, chunk: bytes) -> None:
             """Nobody listens."""

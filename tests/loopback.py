@@ -274,22 +274,22 @@ class LoopClient:
             options["json"] = list(tasks)
         return self.request("POST", url, **options)
 
-    def read_stream(self, *tasks: Any, chunks: int | None, on_chunk: Callable[[bytes], None]) -> Any:
+    def read_stream(self, url: str, body: Any, *, chunks: int | None, on_chunk: Callable[[bytes], None]) -> Any:
         """See `roads.read_stream`."""
         if self.is_async:
             try:
-                return self.call(self._aread_stream, tasks, chunks, on_chunk)
+                return self.call(self._aread_stream, self.url(url), body, chunks, on_chunk)
             finally:
                 self._wait_for_the_books()
-        with self.bare.post(self.url("/v1"), json=list(tasks), stream=True, timeout=self._timeout) as response:
+        with self.bare.post(self.url(url), json=body, stream=True, timeout=self._timeout) as response:
             for n, chunk in enumerate(response.iter_content(None), start=1):
                 on_chunk(chunk)
                 if n == chunks:
                     break
         return _face(response, b"", response.status_code)
 
-    async def _aread_stream(self, tasks: Any, chunks: int | None, on_chunk: Callable[[bytes], None]) -> Any:
-        async with self.bare.post(self.url("/v1"), json=list(tasks)) as response:
+    async def _aread_stream(self, url: str, body: Any, chunks: int | None, on_chunk: Callable[[bytes], None]) -> Any:
+        async with self.bare.post(url, json=body) as response:
             n = 0
             async for chunk in response.content.iter_any():
                 on_chunk(chunk)

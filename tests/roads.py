@@ -106,16 +106,18 @@ class Scripted:
 
 
 def read_stream(
-    client: AnyClient, *tasks: Any, chunks: int | None = None, on_chunk: Callable[[bytes], None] = lambda _: None
-) -> Any:
-    """POST streamed tasks and read all of the answer, or `chunks` of it; then it is closed. The response."""
+    client: AnyClient, *tasks: Any, chunks: int | None = None, on_chunk: Callable[[bytes], None] = lambda _: None,
+    url: str = "/v1", json: Any = None,
+) -> Any:  # fmt: skip
+    """POST streamed tasks, or `json`; read all of the answer, or `chunks` of it; then it is closed. The response."""
+    body = json or list(tasks)
     over_loopback: Any = client
     if isinstance(over_loopback, LoopClient):
-        return over_loopback.read_stream(*tasks, chunks=chunks, on_chunk=on_chunk)
+        return over_loopback.read_stream(url, body, chunks=chunks, on_chunk=on_chunk)
     if client.is_async:
 
         async def aread() -> Any:
-            async with client.bare.stream("POST", "/v1", json=list(tasks)) as response:
+            async with client.bare.stream("POST", url, json=body) as response:
                 n = 0
                 async for chunk in response.aiter_raw():
                     on_chunk(chunk)
@@ -125,7 +127,7 @@ def read_stream(
             return response
 
         return client.call(aread)
-    with client.bare.stream("POST", "/v1", json=list(tasks)) as response:
+    with client.bare.stream("POST", url, json=body) as response:
         for n, chunk in enumerate(response.iter_raw(), start=1):
             on_chunk(chunk)
             if n == chunks:

@@ -363,7 +363,9 @@ def test_each_chunk_arrives_before_the_next_is_sent(guard: Guard, make_client: M
     def wait(_: int) -> None:
         assert news.acquire(timeout=10)
 
-    make_client(KIND, guard, transport=Scripted(sent, before=wait)).read_stream(task, chunks=None, on_chunk=hear)
+    make_client(KIND, guard, transport=Scripted(sent, before=wait)).read_stream(
+        "/v1", [task], chunks=None, on_chunk=hear
+    )
     assert arrived == sent
 
 

@@ -43,7 +43,7 @@ def test_after_a_mix_of_faults_and_one_reconcile_the_ledger_is_the_bill(
             with suppress(requests.RequestException, aiohttp.ClientError, BudgetExceeded):
                 if streams:
                     chunks = rng.choice((None, None, 1, 2))
-                    client.read_stream(*tasks, chunks=chunks, on_chunk=lambda _: None)
+                    client.read_stream("/v1", tasks, chunks=chunks, on_chunk=lambda _: None)
                 else:
                     client.post(*tasks, follow_redirects=True)
         client.close()

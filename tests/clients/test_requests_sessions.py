@@ -325,7 +325,7 @@ def test_each_chunk_arrives_before_the_next_is_sent(guard: Guard, make_client: M
         news.release()
 
     transport = Scripted(sent, before=lambda _: news.acquire(timeout=10))
-    make_client(KIND, guard, transport=transport).read_stream(task, chunks=None, on_chunk=hear)
+    make_client(KIND, guard, transport=transport).read_stream("/v1", [task], chunks=None, on_chunk=hear)
     assert arrived == sent
 
 

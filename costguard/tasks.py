@@ -6,7 +6,12 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from costguard.outputs import Output
+
 Delivery = Literal["sync", "async", "stream"]
+
+TEXT_INFERENCE = "textInference"
+"""The task type of text generation, in price files and in the ledger, whatever a dialect calls it."""
 
 
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
@@ -63,5 +68,7 @@ class Task:
     """Without a stated allowance a result may grow to the most that its model can write."""
     told_more: bool = False
     """The guard asked for figures in its stream that the caller did not ask for."""
+    output: Output = field(default=Output(), repr=False)
+    """What one result is to be, where it is no text."""
     spelling: str | None = None
     """How the caller wrote `uuid`, where that is not its one spelling: the provider is asked by it."""

@@ -18,6 +18,7 @@ from costguard.modalities import MEDIA_MAX as SETTINGS
 
 if TYPE_CHECKING:
     from costguard.estimating.estimate import Estimate
+    from costguard.estimating.making import Making
     from costguard.estimating.media import MediaMax
     from costguard.reports.document import Table
     from costguard.tasks import Task
@@ -42,8 +43,8 @@ def estimate(
 ) -> None:
     """Estimate a request body in FILE (- reads standard input): an array of tasks, or one task.
 
-    Tokens are per result, USD for all results of a task. Nothing is sent, and no ledger is needed but with
-    --project: then the expected completion is the mean of that project's calls of the model.
+    Tokens, seconds and megapixels are per result, USD for all results of a task. Nothing is sent, and no ledger is
+    needed but with --project: then the expected completion is the mean of that project's calls of the model.
 
     Exit code 1 if a task has no known worst case; the others are printed all the same.
     """
@@ -57,8 +58,8 @@ def estimate(
     book = PriceBook.load(folder)
     at_us = time.time_ns() // 1000
     request = parse_request(body)
-    named = {task.uuid: book.find(task.model) for task in request.tasks if task.billable and task.model}
-    means = _means(session, project, {known.model for known in named.values() if known}, at_us)
+    named = {task.uuid: book.of(task.model, task.task_type) for task in request.tasks if task.billable}
+    means = _means(session, project, {known.model for known in named.values() if known and known.prices}, at_us)
 
     def estimated(task: Task) -> Estimate:
         known = named.get(task.uuid)
@@ -120,6 +121,8 @@ def _row(index: int, task: Task, found: Estimate | None) -> dict[str, Any]:
             "price": None,
             "unpriced": None,
             "learned": False,
+            "made": {},
+            "reckoning": None,
         }
     return {
         **row,
@@ -132,7 +135,16 @@ def _row(index: int, task: Task, found: Estimate | None) -> dict[str, Any]:
         "price": found.price.id if found.price else None,
         "unpriced": found.unpriced,
         "learned": found.learned,
+        "made": {} if found.making is None else {found.making.meter: _made(found.making)},
+        "reckoning": found.reckoning,
     }
+
+
+def _made(making: Making) -> dict[str, Decimal]:
+    """What one result is counted as, in units of its meter."""
+    from costguard.outputs import in_units
+
+    return {bound: in_units(making.meter, parts) for bound, parts in making.parts._asdict().items()}
 
 
 def _means(session: Session, project: str | None, models: set[str], at_us: int) -> dict[str, int]:
@@ -146,13 +158,14 @@ def _means(session: Session, project: str | None, models: set[str], at_us: int) 
 
 
 def _token_rows(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """A task's tokens, a line a modality, then its cost."""
+    """A task's tokens, a line a modality, or what it makes, then its cost."""
     counts = {**row["prompt"], **({"completion": row["completion"]} if row["completion"] else {})}
     common = {"task": row["task"], "model": row["model"] or row["task_type"]}
     lines = [
         {**common, "what": name, "expected": count["expected"], "upper": count["upper"], "unit": "tokens"}
         for name, count in counts.items()
     ]
+    lines += [{**common, "what": meter, **count, "unit": meter} for meter, count in row["made"].items()]
     return [*lines, {**common, "what": "cost", "expected": row["expected"], "upper": row["upper"], "unit": "USD"}]
 
 
@@ -161,7 +174,7 @@ _TOKEN_KEYS = ("task", "model", "what", "expected", "upper", "unit")
 
 def _parts(rows: list[dict[str, Any]], total: dict[str, Decimal | None]) -> Iterator[str | Table]:
     """Tokens per result, then what each task comes to."""
-    from costguard.reports.document import Column, Table
+    from costguard.reports.document import Column, Table, usd
 
     bounds = (Column("expected", "Expected", number=True), Column("upper", "Upper", number=True))
     tokens = [line for row in rows for line in _token_rows(row) if line["unit"] == "tokens"]
@@ -172,7 +185,10 @@ def _parts(rows: list[dict[str, Any]], total: dict[str, Decimal | None]) -> Iter
     in_usd = tuple(column._replace(title=f"{column.title} USD") for column in bounds)
     results = Column("results", "Results", number=True)
     yield Table((*task, results, *in_usd), costs, {"model": "total", **total})
-    notes = [f"{_no_worst_case(row)}." for row in rows if row["unpriced"]]
+    notes = [
+        f"Task {row['task']} at most: {row['reckoning']} = {usd(row['upper'])} USD." for row in rows if row["reckoning"]
+    ]
+    notes += [f"{_no_worst_case(row)}." for row in rows if row["unpriced"]]
     if notes:
         yield "\n".join(notes)
 

@@ -14,8 +14,8 @@ from costguard.cli.output import format_option, show
 from costguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from costguard.prices.model import ModelPrices
-    from costguard.prices.price import Price
+    from costguard.outputs import Output
+    from costguard.prices.model import AnyPrice, ModelPrices
 
 
 @click.group()
@@ -37,8 +37,8 @@ def list_(folder: Path | None, output: str) -> None:
             "name": known.name,
             "aliases": list(known.aliases),
             "task_type": known.task_type,
-            "entries": len(known.prices),
-            "checked": known.prices[-1].checked,
+            "entries": len(known.entries),
+            "checked": known.entries[-1].checked,
             "file": str(known.file),
         }
         for known in PriceBook.load(folder).models()
@@ -58,20 +58,25 @@ def list_(folder: Path | None, output: str) -> None:
 @prices_option
 @format_option
 def show_(model: str, folder: Path | None, output: str) -> None:
-    """Show every price of MODEL (AIR or slug), by effective date.
+    """Show every price of MODEL (AIR or slug, or a type of task), by effective date.
 
-    Rates are USD per 1,000,000 tokens; feature fees are USD per use.
+    Rates are USD per 1,000,000 tokens, or per result, second or megapixel; feature fees are USD per use.
     """
     from costguard.prices.book import PriceBook
     from costguard.reports.document import Column, Document, Table
 
     book = PriceBook.load(folder)
-    known = book.find(model)
+    known = book.find(model) or book.of(None, model)
     if known is None:
         names = ", ".join(each.model for each in book.models())
         hint = near_model(book, model) or f"; known: {names}"
         raise ConfigurationError(f"no price for model {model!r}{hint}; add a price file with --prices FOLDER")
-    rows = [row for entry in known.prices for row in _rates(entry)]
+    rows = [row for entry in known.entries for row in _rates(entry)]
+    if known.outputs:
+        of = "each model without a price file of its own" if known.is_any else known.model
+        heading = f"{known.name} ({of}), {known.task_type}"
+    else:
+        heading = f"{known.name} ({known.model}), {known.task_type}, {known.context_tokens:,} tokens of context"
     columns = (
         Column("effective_from", "From", whole=True),
         Column("above_prompt_tokens", "Above prompt tokens", number=True),
@@ -80,16 +85,26 @@ def show_(model: str, folder: Path | None, output: str) -> None:
         Column("usd", "USD", number=True),
         Column("per", "Per", number=True),
     )
+    if known.outputs:
+        columns = (
+            columns[0],
+            Column("component", "Of"),
+            Column("modality", "For"),
+            columns[-2],
+            Column("unit", "Per"),
+            Column("counted", "Counted"),
+        )
     parts: tuple[str | Table, ...] = (
-        f"{known.name} ({known.model}), {known.task_type}, {known.context_tokens:,} tokens of context",
+        heading,
+        *_unsaid(known),
         Table(columns, rows),
-        *(_origin(entry) for entry in known.prices),
+        *(_origin(entry) for entry in known.entries),
         str(known.file),
     )
     show(Document({**_document(known), "rates": rows}, _RATE_KEYS, rows, parts), output)
 
 
-def _origin(entry: Price) -> str:
+def _origin(entry: AnyPrice) -> str:
     origin = f"From {entry.effective_from:%Y-%m-%d}, checked {entry.checked}: {entry.source}"
     return f"{origin}\n{entry.note}" if entry.note else origin
 
@@ -100,11 +115,12 @@ def _document(known: ModelPrices) -> dict[str, Any]:
         "name": known.name,
         "aliases": list(known.aliases),
         "task_type": known.task_type,
-        "tokenizer": known.tokenizer,
-        "context_tokens": known.context_tokens,
-        "completion_default": known.completion_default,
-        "completion_max": known.completion_max,
+        "tokenizer": known.tokenizer if known.prices else None,
+        "context_tokens": known.context_tokens or None,
+        "completion_default": known.completion_default or None,
+        "completion_max": known.completion_max or None,
         "media": {**known.media.counts, **known.media.flags},
+        "output": {bound: _shown(output) for bound, output in _outputs(known)},
         "file": str(known.file),
         "entries": [
             {
@@ -114,14 +130,39 @@ def _document(known: ModelPrices) -> dict[str, Any]:
                 "source": entry.source,
                 "note": entry.note,
             }
-            for entry in known.prices
+            for entry in known.entries
         ],
     }
 
 
-def _rates(entry: Price) -> Iterator[dict[str, Any]]:
+def _outputs(known: ModelPrices) -> Iterator[tuple[str, Output]]:
+    """What a result is taken to be where its task does not say; nothing of tokens."""
+    if known.outputs:
+        yield "default", known.outputs[-1].default
+        yield "most", known.outputs[-1].most
+
+
+def _shown(output: Output) -> dict[str, Any]:
+    from costguard.outputs import in_units
+
+    size = None if output.pixels is None else f"{output.width}x{output.height}"
+    length = None if output.milliseconds is None else in_units("seconds", output.milliseconds)
+    return {"size": size, "seconds": length}
+
+
+def _unsaid(known: ModelPrices) -> Iterator[str]:
+    for bound, output in _outputs(known):
+        shown = _shown(output)
+        said = [shown["size"], None if shown["seconds"] is None else f"{shown['seconds']:f} seconds"]
+        if any(said):
+            word = "likely" if bound == "default" else "at most"
+            yield f"Where a task does not say: {word} {', '.join(filter(None, said))}"
+
+
+def _rates(entry: AnyPrice) -> Iterator[dict[str, Any]]:
     """One row per rate or fee; modalities as the price file has them."""
     from costguard import money
+    from costguard.prices.output import OutputPrice
     from costguard.prices.price import PER_TOKENS
 
     def row(above: int, component: str, modality: str | None, nanos: int, per: int) -> dict[str, Any]:
@@ -132,8 +173,15 @@ def _rates(entry: Price) -> Iterator[dict[str, Any]]:
             "modality": modality,
             "usd": money.to_usd(nanos),
             "per": per,
+            "unit": None,
+            "counted": None,
         }
 
+    if isinstance(entry, OutputPrice):
+        told = {"unit": entry.unit, "counted": entry.rounding}
+        for stated in entry.rates:
+            yield {**row(0, entry.meter, stated.name or None, stated.nanos, 1), **told}
+        return
     for tier in entry.tiers:
         for component, rates in (("prompt", tier.prompt), ("cache", tier.cached)):
             for modality, rate in rates.items():
@@ -144,6 +192,6 @@ def _rates(entry: Price) -> Iterator[dict[str, Any]]:
 
 
 _MODEL_KEYS = ("model", "name", "aliases", "task_type", "entries", "checked", "file")
-_RATE_KEYS = ("effective_from", "above_prompt_tokens", "component", "modality", "usd", "per")
+_RATE_KEYS = ("effective_from", "above_prompt_tokens", "component", "modality", "usd", "per", "unit", "counted")
 
 COMMANDS = (prices,)

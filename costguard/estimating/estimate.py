@@ -12,18 +12,19 @@ from costguard import money, rows
 from costguard.errors import ConfigurationError
 from costguard.estimating import tokens
 from costguard.estimating.counts import Count
+from costguard.estimating.making import Making, measure
 from costguard.estimating.media import MediaCount, MediaMax, Recalled, Reference, count_media
 from costguard.modalities import MODALITIES
+from costguard.outputs import OUTPUT, Output, in_units
 from costguard.prices.book import PriceBook
-from costguard.prices.model import ModelPrices
+from costguard.prices.model import AnyPrice, ModelPrices
+from costguard.prices.output import OutputPrice
 from costguard.prices.price import Price
-from costguard.tasks import Prompt, Task
-
-TEXT_INFERENCE = "textInference"
-"""The task type of text generation, in price files and in the ledger, whatever a dialect calls it."""
+from costguard.tasks import TEXT_INFERENCE, Prompt, Task
 
 _NOTHING = dict.fromkeys(MODALITIES, Count(0, 0))
 _NO_MEDIA = MediaCount(_NOTHING, (), {})
+_UNSAID = Output()
 
 
 _TITLES = {"what": "What", "expected": "Expected", "upper": "Upper", "unit": "Unit"}
@@ -43,7 +44,7 @@ class Estimate(NamedTuple):
     """True if `completion.expected` is the mean of the project's own calls of this model."""
     expected_nanos: int | None
     upper_nanos: int | None
-    price: Price | None
+    price: AnyPrice | None
     unpriced: str | None
     """Why there is no worst case, None if there is one."""
     unbounded: tuple[str, ...]
@@ -55,6 +56,15 @@ class Estimate(NamedTuple):
     """Media whose count the bill will tell, as in `MediaCount`."""
     percent: int = 100
     """What the prompt may cost at worst, in percent of the input rates: see `Prompt`."""
+    output: Output = Output()
+    """What one result is to be, where it is no text."""
+    making: Making | None = None
+    """What is priced of it, where that is not tokens."""
+
+    @property
+    def reckoning(self) -> str | None:
+        """The worst case in words, such as `2 results × 5 seconds × 0.05 USD per second`; None where tokens count."""
+        return None if self.making is None else self.making.words
 
     @property
     def expected(self) -> Decimal | None:
@@ -67,9 +77,15 @@ class Estimate(NamedTuple):
         return None if self.upper_nanos is None else money.to_usd(self.upper_nanos)
 
     def to_json(self) -> str:
-        """Token counts as the ledger keeps them: modality -> [expected, upper]; "media" -> `teaches`."""
+        """Counts of one result as the ledger keeps them, [expected, upper] by modality, or parts of a meter;
+        "media" -> `teaches`, "output" -> what is to be made. `read_kept` reads it.
+        """
         counts = [f'"{m}": [{n.expected}, {n.upper}]' for m, n in self.prompt.items() if n.upper]
         counts.append(f'"completion": [{self.completion.expected}, {self.completion.upper}]')
+        if self.making is not None:
+            counts.append(f'"{self.making.meter}": [{self.making.parts.expected}, {self.making.parts.upper}]')
+        if self.output != _UNSAID:
+            counts.append(f'"{OUTPUT}": {json.dumps(self.output.to_row())}')
         if self.teaches:
             counts.append(f'"media": {json.dumps(self.teaches)}')
         return f"{{{', '.join(counts)}}}"
@@ -86,11 +102,15 @@ class Estimate(NamedTuple):
         counts = {**{modality: count for modality, count in self.prompt.items() if count.upper},
                   **({"completion": self.completion} if self.completion.upper else {})}  # fmt: skip
         tokens = [{"what": what, **count._asdict(), "unit": "tokens"} for what, count in counts.items()]
+        if self.making is not None:
+            meter = self.making.meter
+            made = {bound: in_units(meter, parts) for bound, parts in self.making.parts._asdict().items()}
+            tokens = [{"what": meter, **made, "unit": meter}]
         return [*tokens, {"what": "cost", "expected": self.expected, "upper": self.upper, "unit": "USD"}]
 
     def allowing(self, tokens: int) -> Estimate:
         """The same task with an allowance of at most `tokens` completion tokens."""
-        if self.price is None or tokens >= self.completion.upper:
+        if not isinstance(self.price, Price) or tokens >= self.completion.upper:
             return self
         completion = Count(min(self.completion.expected, tokens), tokens)
         expected, upper = _cost(self.price, self.prompt, completion, self.context_tokens, self.percent)
@@ -115,8 +135,9 @@ def estimate(
     what the ledger has of the task's `media.references`.
     ConfigurationError if the prices themselves forbid a figure, such as an absurd `maxTokens`.
     """
-    known = book.find(task.model) if task.model else None
-    if known is None or known.task_type != task.task_type:
+    known = book.of(task.model, task.task_type)
+    if known is None:
+        known = book.find(task.model) if task.model else None
         named = f"model {task.model!r}" if task.model else f"task type {task.task_type!r}"
         reason = f"no price is known for {named}"
         name = known.model if known else task.model or task.task_type
@@ -125,7 +146,11 @@ def estimate(
         if task.task_type == TEXT_INFERENCE:
             prompt = {**_NOTHING, "TEXT": _count_text(task.prompt.texts, exact=False)}
             completion = Count(*(task.max_tokens or task.default_tokens,) * 2)
-        return Estimate(name, task.results, prompt, completion, False, None, None, None, reason, (), 0, 0)
+        return Estimate(
+            name, task.results, prompt, completion, False, None, None, None, reason, (), 0, 0, output=task.output
+        )  # fmt: skip
+    if known.outputs:
+        return _made(task, known, at_us)
     price = unpriced = expected = upper = None
     try:
         price = known.at(at_us)
@@ -159,6 +184,48 @@ def estimate(
         teaches=media.teaches,
         percent=task.prompt.percent,
     )
+
+
+def _made(task: Task, known: ModelPrices, at_us: int) -> Estimate:
+    """A task that is priced by what it makes."""
+    name = task.model or task.task_type if known.is_any else known.model
+    price: OutputPrice | None = None
+    making = unpriced = None
+    try:
+        found = known.entry(at_us)
+        if isinstance(found, OutputPrice):
+            making, price = measure(task.output, task.results, found), found
+    except ConfigurationError as error:
+        unpriced = str(error)
+    return Estimate(
+        model=name,
+        results=task.results,
+        prompt=_NOTHING,
+        completion=Count(0, 0),
+        learned=False,
+        expected_nanos=None if making is None else making.nanos.expected * task.results,
+        upper_nanos=None if making is None else making.nanos.upper * task.results,
+        price=price,
+        unpriced=unpriced,
+        unbounded=(),
+        context_tokens=0,
+        fees_nanos=0,
+        output=task.output,
+        making=making,
+    )
+
+
+class Kept(NamedTuple):
+    """What the ledger kept of an estimate: expected tokens of one result's prompt by modality, and its output."""
+
+    prompt: Mapping[str, int]
+    output: Output
+
+
+def read_kept(estimate: str) -> Kept:
+    """Read what `Estimate.to_json` wrote."""
+    counts = json.loads(estimate)
+    return Kept({m: counts[m][0] for m in MODALITIES if m in counts}, Output(**counts.get(OUTPUT, {})))
 
 
 def _cost(

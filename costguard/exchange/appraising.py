@@ -31,7 +31,9 @@ class Appraiser:
 
     def estimate(self, task: Task, at_us: int, project: str, media_max: MediaMax) -> Estimate:
         """Estimate `task` as it would be admitted at `at_us`."""
-        known = self._prices.find(task.model) if task.model else None
+        known = self._prices.of(task.model, task.task_type)
+        if known is not None and known.outputs:
+            return estimate(task, self._prices, at_us)
         mean = self._mean(project, known.model, at_us) if known else None
         recalled = self._recall(known.model, task.prompt.media) if known and task.prompt.media else None
         return estimate(task, self._prices, at_us, media_max, mean, recalled)

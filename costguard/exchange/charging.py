@@ -10,8 +10,13 @@ from collections.abc import Mapping, Sequence
 from costguard.errors import ConfigurationError
 from costguard.ledger.charges import COST_GAP_NANOS, GAP_NOTE, Basis, CacheReading, Charge, Line
 from costguard.money import sum_known
+from costguard.outputs import Output
+from costguard.prices.model import AnyPrice
+from costguard.prices.output import OutputPrice
 from costguard.prices.price import Price
 from costguard.wire.dialect import Figures
+
+_UNSAID = Output()
 
 ROUNDING_NANOS = 1_000
 """A provider's figures have 6 decimals or more: each leaf may be 0.000001 USD away from its true value."""
@@ -23,29 +28,31 @@ RAW_CHARS_MAX = 8_000
 def charge_each(
     items: Sequence[Figures],
     *,
-    price: Price | None,
+    price: AnyPrice | None,
     prompt_expected: Mapping[str, int] | None,
     expected_nanos: int | None,
+    asked: Output = _UNSAID,
 ) -> list[Charge]:
     """A charge for each result of one task: the total of its breakdown, else its cost, else usage x price, else
     what was expected.
 
-    `prompt_expected` (tokens by modality) and `expected_nanos` are those of ONE result. A result that says
-    nothing is charged at `expected_nanos`, else at the dearest of its siblings. No charges at all when nothing
-    is known of any: then the task stays unresolved, for unknown is never zero. Raises nothing, whatever the
-    figures.
+    `prompt_expected` (tokens by modality) and `expected_nanos` are those of ONE result, and so is `asked`: what it is
+    to be, where it is no text. A result that says nothing is charged at `expected_nanos`, else at the dearest of its
+    siblings. No charges at all when nothing is known of any: then the task stays unresolved, for unknown is never
+    zero. Raises nothing, whatever the figures.
     """
-    return [_charge(part) for part in _read(items, price, prompt_expected, expected_nanos)]
+    return [_charge(part) for part in _read(items, price, prompt_expected, expected_nanos, asked)]
 
 
 def _read(
     items: Sequence[Figures],
-    price: Price | None,
+    price: AnyPrice | None,
     prompt_expected: Mapping[str, int] | None,
     expected_nanos: int | None,
+    asked: Output,
 ) -> list[_Result]:
     """The results with what each is charged; none if nothing is known of any."""
-    parts = [_Result(figures, price, prompt_expected) for figures in items]
+    parts = [_Result(figures, price, prompt_expected, asked) for figures in items]
     unknown = [part for part in parts if part.nanos is None]
     if unknown:
         assumed, source = expected_nanos, "charged as expected"
@@ -104,7 +111,9 @@ class _Result:
         "price_id",
     )
 
-    def __init__(self, figures: Figures, price: Price | None, prompt_expected: Mapping[str, int] | None) -> None:
+    def __init__(
+        self, figures: Figures, price: AnyPrice | None, prompt_expected: Mapping[str, int] | None, asked: Output
+    ) -> None:
         self.figures = figures
         self.notes = list(figures.notes)
         self.odd = figures.odd
@@ -121,7 +130,9 @@ class _Result:
             self.lines = self._unitemized(figures.cost)
         self.computed: int | None = None
         self.price_id: str | None = None
-        if price is not None and figures.completion_tokens is not None:
+        if isinstance(price, OutputPrice):
+            self._measure(price, figures.made.over(asked))
+        elif price is not None and figures.completion_tokens is not None:
             self._compute(price, figures.completion_tokens, prompt_expected)
 
     def assume(self, nanos: int, source: str) -> None:
@@ -194,6 +205,21 @@ class _Result:
         if itemized is None or cached > itemized or self.figures.prompt_tokens == itemized + cached:
             return "outside"
         return "inside"
+
+    def _measure(self, price: OutputPrice, made: Output) -> None:
+        """What was made at our own price, charged if there is no figure; a figure alone is of so much."""
+        try:
+            priced = price.cost(made)
+        except ConfigurationError:
+            return
+        self.computed, self.price_id = priced.nanos, priced.price_id
+        if self.nanos is None:
+            self.basis = "computed"
+            self.nanos = priced.nanos
+            self.lines = [Line(*line) for line in priced.lines]
+            self.notes.append("no usable figure: what was made is charged at the price list")
+        elif self.basis == "cost":
+            self.lines = [Line(*line)._replace(nanos=self.nanos) for line in priced.lines]
 
     def _compute(self, price: Price, completion: int, prompt_expected: Mapping[str, int] | None) -> None:
         """The usage at our own prices, charged if there is no figure; nothing where it holds what has no price."""

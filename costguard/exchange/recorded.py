@@ -17,7 +17,7 @@ from costguard.exchange.pieces import Piece
 from costguard.ledger.accounting.importing import Recorded
 from costguard.ledger.accounting.results import result_key
 from costguard.prices.book import PriceBook
-from costguard.prices.price import Price
+from costguard.prices.model import AnyPrice
 from costguard.tasks import canonical
 from costguard.wire import recorded
 from costguard.wire.dialect import Ack, Doubt, Figures, Record, Refused, Success, Told
@@ -114,7 +114,7 @@ class Reader:
     def _charged(self, told: Told, at_us: int, number: int) -> Recorded:
         """A task with a charge for each of its results."""
         results = (told.ending.results or ()) if isinstance(told.ending, (Success, Record)) else ()
-        model, task_type, price = self._price(told.model or self._model, at_us)
+        model, task_type, price = self._price(told.model or self._model, told.task_type, at_us)
         charges = charge_each(
             [result.figures for result in results], price=price, prompt_expected=None, expected_nanos=None
         )
@@ -126,15 +126,19 @@ class Reader:
         is_whole = isinstance(told.ending, Success) and told.ending.failed
         return Recorded(canonical(told.task_uuid), task_type, model, at_us, tuple(booked), number, is_named, is_whole)
 
-    def _price(self, model: str, at_us: int) -> tuple[str, str, Price | None]:
+    def _price(self, model: str, task_type: str, at_us: int) -> tuple[str, str, AnyPrice | None]:
         """The model's name, its type of task and its price at that time, as far as they are known."""
-        known = self._prices.find(model)
+        named = self._prices.find(model)
+        known = self._prices.of(model, task_type) if task_type else named
+        if known is None and named is not None and named.prices:
+            known = named  # tokens cost the same, whatever the wire calls their task
+        name = named.model if named else model
         if known is None:
-            return model, "", None
+            return name, "", None
         try:
-            return known.model, known.task_type, known.at(at_us)
+            return name, known.task_type, known.entry(at_us)
         except ConfigurationError:
-            return known.model, known.task_type, None
+            return name, known.task_type, None
 
     # -- when -----------------------------------------------------------------------------------
 
@@ -189,7 +193,7 @@ def _field(record: Any, path: str) -> Any:
     return node
 
 
-def _why(figures: list[Figures], model: str, price: Price | None) -> str:
+def _why(figures: list[Figures], model: str, price: AnyPrice | None) -> str:
     """Why nothing can be charged for some results: what is wrong with their cost, and what with their usage."""
     notes = dict.fromkeys(note for one in figures for note in one.notes)
     cost = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from collections import deque
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 
 from costguard import wire
 from costguard.errors import ConfigurationError, LedgerError
+from costguard.estimating.estimate import read_kept
 from costguard.exchange.admission import Admission, Held, tell
 from costguard.exchange.charging import charge_each
 from costguard.exchange.listening import StreamListener
@@ -23,7 +23,7 @@ from costguard.ledger.charges import Charge
 from costguard.ledger.engine import Steps
 from costguard.ledger.records import Accept, Alert, Called, Doubt, Ending, Observation, Release, Settle
 from costguard.prices.book import PriceBook
-from costguard.prices.price import Price
+from costguard.prices.model import AnyPrice
 from costguard.projects import check_name
 from costguard.tasks import canonical
 from costguard.wire import dialect as told
@@ -112,6 +112,7 @@ class Settlement:
                     price=held.estimate.price,
                     prompt_expected={m: count.expected for m, count in held.estimate.prompt.items()},
                     expected_nanos=_per_result(held.estimate.expected_nanos, held.estimate.results),
+                    asked=held.estimate.output,
                 )
                 if not charges:
                     return [Doubt(held.attempt_id, "no figure came, and none can be computed", taken=True)]
@@ -284,13 +285,14 @@ class Settlement:
         """
         attempt = attempts[0]
         most = sum(one.results for one in attempts)
-        counts = json.loads(attempt.estimate)
+        prompt, asked = read_kept(attempt.estimate)
         price = self._price(attempt)
-        prompt = {m: count[0] for m, count in counts.items() if m not in ("completion", "media")}
         expected = _per_result(attempt.expected, attempt.results)
         found: list[tuple[str, Charge | None]] = []
         for result in results:
-            charges = charge_each([result.figures], price=price, prompt_expected=prompt, expected_nanos=expected)
+            charges = charge_each(
+                [result.figures], price=price, prompt_expected=prompt, expected_nanos=expected, asked=asked
+            )
             charge = charges[0] if charges else None
             key = result_key(result.names, charge)
             is_repeated = any(key == other for other, _ in found)
@@ -298,10 +300,10 @@ class Settlement:
                 found.append((key, charge))
         return tuple(found)
 
-    def _price(self, attempt: Attempt) -> Price | None:
-        known = self._prices.find(attempt.model)
+    def _price(self, attempt: Attempt) -> AnyPrice | None:
+        known = self._prices.of(attempt.model, attempt.task_type)
         try:
-            return known.at(attempt.at_us) if known else None
+            return known.entry(attempt.at_us) if known else None
         except ConfigurationError:
             return None
 

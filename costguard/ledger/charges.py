@@ -38,8 +38,9 @@ WEAK = ("computed", "assumed")
 class Line(NamedTuple):
     """One line of a charge: `quantity` (tokens or uses, None if unknown) for `nanos` (1e-9 USD).
 
-    `component` is prompt, cache, completion, feature:NAME, rounding, unexplained or unitemized; the
-    modality is "" where none applies. Only `rounding` and `unexplained` may be negative.
+    `component` is prompt, cache, completion, feature:NAME, rounding, unexplained or unitemized, or a meter of
+    `costguard.outputs.PARTS`, whose parts are then the quantity, and the rate's name the modality; that is ""
+    where none applies. Only `rounding` and `unexplained` may be negative.
     """
 
     component: str

@@ -238,7 +238,8 @@ class UsageRow(NamedTuple):
     """One group of a report: its keys, distinct tasks, tokens and nano-USD.
 
     `reasoning`: the completion's tokens that were spent on reasoning. `priced`: what was charged where our own price
-    for it is known, `computed`: that price.
+    for it is known, `computed`: that price. `results` and `quantity` are those of the group's lines: the latter says
+    something of lines of one component alone, whose parts it counts.
     """
 
     keys: tuple[str, ...]
@@ -248,6 +249,8 @@ class UsageRow(NamedTuple):
     reasoning: int = 0
     priced: int = 0
     computed: int = 0
+    results: int = 0
+    quantity: int = 0
 
 
 class EstimateSum(NamedTuple):

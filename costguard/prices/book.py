@@ -15,12 +15,15 @@ from costguard.prices.price import PricedCost
 class PriceBook:
     """Every model with a price: the shipped files, and the user's own on top."""
 
-    __slots__ = ("_by_name", "_models")
+    __slots__ = ("_by_name", "_by_task", "_models")
 
     def __init__(self, models: Iterable[ModelPrices]) -> None:
         """Hold `models`, whose names must all differ, as `load` sees to."""
         self._models = tuple(sorted(models, key=lambda prices: prices.model))
-        self._by_name = {name: prices for prices in self._models for name in (prices.model, *prices.aliases)}
+        self._by_name = {
+            name: prices for prices in self._models if not prices.is_any for name in (prices.model, *prices.aliases)
+        }
+        self._by_task = {prices.task_type: prices for prices in self._models if prices.is_any}
 
     @classmethod
     def load(cls, folder: str | Path | None = None) -> PriceBook:
@@ -40,6 +43,11 @@ class PriceBook:
         """The model with this AIR or alias (case matters), or None."""
         return self._by_name.get(name)
 
+    def of(self, model: str | None, task_type: str) -> ModelPrices | None:
+        """The prices of a task: those of its model for that type of task, else those of the type of task, or None."""
+        known = self._by_name.get(model) if model else None
+        return known if known is not None and known.task_type == task_type else self._by_task.get(task_type)
+
     def cost(
         self,
         model: str,
@@ -52,7 +60,7 @@ class PriceBook:
     ) -> PricedCost:
         """Price usage of `model` (AIR or alias) by the entry effective `at` (aware; None is now).
 
-        Counts and errors as in `Price.cost`; a model without a price is a ConfigurationError too.
+        Counts and errors as in `Price.cost`; a model without a price of tokens is a ConfigurationError too.
         """
         prices = self._by_name.get(model)
         if prices is None:

@@ -13,12 +13,17 @@ from pathlib import Path
 from costguard.budgets import to_us
 from costguard.errors import PriceFileError
 from costguard.modalities import KINDS, MODALITIES, REPORTED
-from costguard.prices.model import MediaTokens, ModelPrices
+from costguard.prices.model import AnyPrice, MediaTokens, ModelPrices
+from costguard.prices.output import OutputPrice
+from costguard.prices.output_files import read_price, read_unsaid
 from costguard.prices.price import FeatureFee, Price, Tier
-from costguard.prices.table import Table
+from costguard.prices.table import Dated, Table
 
 TOKENIZERS = ("gemma4", "none")
 """The tokenizers a price file may name; "none" bounds a text by its UTF-8 bytes."""
+
+_OF_OUTPUT = frozenset(("per", "rates"))
+"""Keys of an entry that prices what is made; one of tokens has `tiers`."""
 
 
 def load(folder: str | Path | None = None) -> list[ModelPrices]:
@@ -56,15 +61,49 @@ def read(file: Path) -> ModelPrices:
     except (ValueError, RecursionError) as error:
         raise PriceFileError(f"{file}: not valid TOML: {error}") from error
     top = Table(file, "", document)
-    model = top.name("model")
+    entries = document.get("prices")
+    if isinstance(entries, list) and any(
+        isinstance(entry, dict) and not _OF_OUTPUT.isdisjoint(entry) for entry in entries
+    ):
+        found = _read_output(top, file)
+    else:
+        found = _read_tokens(top, file)
+    top.close()
+    return found
+
+
+def _read_output(top: Table, file: Path) -> ModelPrices:
+    """A file of prices of what is made: of one model, or without one of a type of task."""
+    task_type = top.name("task_type")
+    is_any = not top.has("model")
+    model = task_type if is_any else top.name("model")
+    if is_any and top.has("aliases"):
+        top.refuse("aliases", "without a model there is nothing that they could name; leave it out, or add `model`")
+    aliases = _aliases(top, model) if top.has("aliases") else ()
+    name = top.text("name")
+    unsaid = read_unsaid(top.table("output", optional=True))
+    prices: list[OutputPrice] = []
+    for entry in top.tables("prices"):
+        prices.append(read_price(entry, _dated(entry, model, prices[-1] if prices else None), unsaid))
+    return ModelPrices(
+        model, aliases, name, task_type, "none", 0, 0, 0, MediaTokens({}), (), file, tuple(prices), is_any
+    )
+
+
+def _aliases(top: Table, model: str) -> tuple[str, ...]:
     aliases = top.names("aliases")
     if model in aliases:
         top.refuse("aliases", f"{model!r} is the model's own name")
+    return aliases
+
+
+def _read_tokens(top: Table, file: Path) -> ModelPrices:
+    """A file of prices of tokens."""
+    model = top.name("model")
+    aliases = _aliases(top, model)
     name = top.text("name")
     task_type = top.name("task_type")
-    tokenizer = top.text("tokenizer")
-    if tokenizer not in TOKENIZERS:
-        top.refuse("tokenizer", f"{tokenizer!r} is not one of {', '.join(TOKENIZERS)}")
+    tokenizer = top.choice("tokenizer", TOKENIZERS)
     context_tokens = top.count("context_tokens")
     completion = top.table("completion")
     completion_default = completion.count("default")
@@ -76,8 +115,6 @@ def read(file: Path) -> ModelPrices:
     prices: list[Price] = []
     for entry in top.tables("prices"):
         prices.append(_price(entry, model, prices[-1] if prices else None))
-    media = _media(media_table, prices, context_tokens)
-    top.close()
     return ModelPrices(
         model=model,
         aliases=aliases,
@@ -87,7 +124,7 @@ def read(file: Path) -> ModelPrices:
         context_tokens=context_tokens,
         completion_default=completion_default,
         completion_max=completion_max,
-        media=media,
+        media=_media(media_table, prices, context_tokens),
         prices=tuple(prices),
         file=file,
     )
@@ -132,7 +169,7 @@ def _media(table: Table, prices: Iterable[Price], context_tokens: int) -> MediaT
     return MediaTokens(counts, flags)
 
 
-def _price(table: Table, model: str, before: Price | None) -> Price:
+def _dated(table: Table, model: str, before: AnyPrice | None) -> Dated:
     start = table.moment("from")
     effective_us = to_us(start)
     if before is not None and effective_us <= before.effective_us:
@@ -141,6 +178,18 @@ def _price(table: Table, model: str, before: Price | None) -> Price:
             f"{start.isoformat()} is not later than the entry before it"
             f" ({before.effective_from.isoformat()}); an entry is superseded by a later one below it",
         )
+    began = start.date() if start.time() == time(0) else start.replace(tzinfo=None)
+    return Dated(
+        id=f"{model}/{began.isoformat()}",
+        effective_us=effective_us,
+        checked=table.day("checked"),
+        source=table.text("source"),
+        note=table.text("note") if table.has("note") else "",
+    )
+
+
+def _price(table: Table, model: str, before: Price | None) -> Price:
+    dated = _dated(table, model, before)
     tiers: list[Tier] = []
     for entry in table.tables("tiers"):
         tiers.append(_tier(entry, tiers[-1] if tiers else None))
@@ -148,18 +197,8 @@ def _price(table: Table, model: str, before: Price | None) -> Price:
     for feature, fee in table.table("features", optional=True).named_tables():
         features[feature] = FeatureFee(fee.usd("fee"), fee.count("max_per_request"))
         fee.close()
-    began = start.date() if start.time() == time(0) else start.replace(tzinfo=None)
-    price = Price(
-        id=f"{model}/{began.isoformat()}",
-        effective_us=effective_us,
-        checked=table.day("checked"),
-        source=table.text("source"),
-        note=table.text("note") if table.has("note") else "",
-        tiers=tuple(tiers),
-        features=features,
-    )
     table.close()
-    return price
+    return Price(*dated, tiers=tuple(tiers), features=features)
 
 
 def _tier(table: Table, before: Tier | None) -> Tier:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, time
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from costguard.errors import ConfigurationError, PriceFileError
 from costguard.money import parse_usd
+from costguard.outputs import MILLISECONDS_MAX, PARTS, PIXELS_MAX
 from costguard.prices.price import COUNT_MAX
 from costguard.projects import check_name
 
@@ -17,6 +19,17 @@ RATE_MAX_USD = 10**6
 """No rate or fee may pass this (USD): one line of `COUNT_MAX` tokens then stays within 64 bits."""
 
 _NAME = re.compile(r"\S{1,200}")
+_SIZE = re.compile(r"([0-9]{1,7})x([0-9]{1,7})")
+
+
+class Dated(NamedTuple):
+    """What every entry of `[[prices]]` states, whatever it prices."""
+
+    id: str
+    effective_us: int
+    checked: str
+    source: str
+    note: str
 
 
 class Table:
@@ -79,6 +92,33 @@ class Table:
         if not isinstance(value, bool):
             self.refuse(key, f"expected true or false, got {value!r}")
         return value
+
+    def choice(self, key: str, known: tuple[str, ...]) -> str:
+        """One of a few words."""
+        value = self._value(key)
+        if not isinstance(value, str) or value not in known:
+            self.refuse(key, f"{value!r} is not one of {', '.join(known)}")
+        return value
+
+    def size(self, key: str) -> tuple[int, int]:
+        """Width and height in pixels, written as "1024x768"."""
+        value = self._value(key)
+        found = _SIZE.fullmatch(value) if isinstance(value, str) else None
+        size = (int(found[1]), int(found[2])) if found else (0, 0)
+        if not all(0 < side <= PIXELS_MAX for side in size):
+            self.refuse(key, f'expected a width and a height in pixels as text, such as "1024x768", got {value!r}')
+        return size
+
+    def seconds(self, key: str) -> int:
+        """A length in seconds, a whole number or a text such as "7.5", in thousandths of one."""
+        value = self._value(key)
+        try:
+            length = Decimal(value) * PARTS["seconds"] if type(value) in (int, str) else Decimal("NaN")  # type: ignore[arg-type]
+        except InvalidOperation:
+            length = Decimal("NaN")
+        if not length.is_finite() or length != length.to_integral_value() or not 0 < length <= MILLISECONDS_MAX:
+            self.refuse(key, f'expected seconds above 0, such as 5 or "7.5", with at most 3 decimals, got {value!r}')
+        return int(length)
 
     def usd(self, key: str) -> int:
         """A rate or fee written as text, in nano-dollars."""

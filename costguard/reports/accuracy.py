@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from costguard import money
 from costguard.ledger.accounting.comparing import COST
 from costguard.modalities import MODALITIES
+from costguard.outputs import PARTS, in_units
 
 if TYPE_CHECKING:
     from costguard.ledger.records import EstimateSum
@@ -19,7 +20,8 @@ _RATIO = Decimal("0.001")
 class AccuracyRow(NamedTuple):
     """Sums over the attempts of a `model` that were billed in, or estimated at, some `what`.
 
-    `what` is a modality of the prompt or `completion` (tokens), or `cost` (USD). `ratio` is billed to
+    `what` is a modality of the prompt or `completion` (tokens), `results`, `seconds` or `megapixels` of what was made,
+    or `cost` (USD). `ratio` is billed to
     expected, None where nothing was expected; `over` counts the attempts billed above their upper.
     """
 
@@ -34,8 +36,8 @@ class AccuracyRow(NamedTuple):
 
     @property
     def unit(self) -> str:
-        """`tokens` or `USD`."""
-        return "USD" if self.what == COST else "tokens"
+        """`tokens`, `USD`, or what was made in: `results`, `seconds`, `megapixels`."""
+        return "USD" if self.what == COST else self.what if self.what in PARTS else "tokens"
 
 
 def accuracy(sums: Iterable[EstimateSum]) -> list[AccuracyRow]:
@@ -65,6 +67,9 @@ def over_line(rows: Sequence[AccuracyRow]) -> str:
 def _row(found: EstimateSum) -> AccuracyRow:
     model, what, attempts, expected, upper, billed, over = found
     ratio = (Decimal(billed) / expected).quantize(_RATIO) if expected else None
+    if what in PARTS:
+        made = [in_units(what, parts) for parts in (expected, upper, billed)]
+        return AccuracyRow(model, what, attempts, made[0], made[1], made[2], ratio, over)
     if what != COST:
         return AccuracyRow(model, what, attempts, expected, upper, billed, ratio, over)
     usd = [money.to_usd(nanos) for nanos in (expected, upper, billed)]

@@ -18,6 +18,7 @@ from costguard.ledger.accounting.rolling import NO_TAGS
 from costguard.ledger.accounting.spending import TOKEN_COMPONENTS, Span
 from costguard.ledger.charges import Line
 from costguard.money import to_usd
+from costguard.outputs import PARTS
 from costguard.reports.document import Row
 from costguard.reports.skus import EXACT, Catalogue, Meter, Sku, prompt_tokens
 
@@ -126,7 +127,7 @@ def _add(found: dict[_Key, _Sums], attempt: ChargedAttempt, month: Month, per: P
         )
         before = charge
         is_correction = charge.at_us >= month.span.end_us and (is_change or charge.basis == "correction")
-        price = catalogue.price(attempt.model, charge.price_id, attempt.at_us)
+        price = catalogue.price(attempt.model, attempt.task_type, charge.price_id, attempt.at_us)
         prompt = prompt_tokens(charge.lines)
         reasoning = charge.reasoning or 0
         known = catalogue.model(attempt.model)
@@ -245,6 +246,9 @@ def _quantities(meter: Meter, sums: _Sums, tokens: int | None) -> tuple[Decimal 
         return (count, count, meter.unit) if tokens is None else (count, _whole(tokens), "Tokens")
     if sums.counted is None:
         return None, None, None
+    if meter.component:
+        amount = EXACT.divide(_whole(sums.counted), PARTS[meter.component])
+        return amount, amount, meter.unit
     consumed = _whole(sums.counted)
     return (consumed if meter.per == 1 else EXACT.divide(Decimal(sums.counted), meter.per)), consumed, meter.unit
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from costguard.ledger.records import UsageRow
-from costguard.reports import notes, sections
+from costguard.reports import made, notes, sections
 from costguard.reports.amounts import Amounts, percent
 from costguard.reports.document import Row
 from costguard.reports.facts import Statement
@@ -44,6 +44,7 @@ def record(found: Statement, amounts: Amounts, rows: Sequence[Row], depth: int |
         "models": _grouped(found, amounts, "model"),
         "components": _grouped(found, amounts, "modality"),
         "task_types": _grouped(found, amounts, "task_type"),
+        "made": made.rows(found, amounts),
         "top": [
             {
                 "task_uuid": one.task_uuid, "project": one.project, "model": one.model, "task_type": one.task_type,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -12,22 +11,24 @@ from typing import Any, NamedTuple
 from costguard import money
 from costguard.budgets import from_us
 from costguard.errors import ConfigurationError
+from costguard.estimating.estimate import read_kept
 from costguard.exchange.charging import charge_each
 from costguard.ledger.accounting.charged import BookedCharge, ChargedAttempt
 from costguard.ledger.charges import Line
+from costguard.outputs import Output
 from costguard.prices.book import PriceBook
-from costguard.prices.price import Price
+from costguard.prices.model import AnyPrice
 from costguard.reports.amounts import lined_up
 from costguard.reports.document import Column, Document, Table, usd
 from costguard.reports.periods import Period
 from costguard.wire.dialect import Figures
 
 NO_PRICE, NO_USAGE, BY_HAND = "no price", "no usage", "by hand"
-"""Why a charge cannot be priced anew: its model has no price then, its tokens are not known, an operator stated it."""
+"""Why a charge cannot be priced anew: its model has no price then, its usage is not known, an operator stated it."""
 
 _EXPLAINED = {
     NO_PRICE: "of models without a price on that day",
-    NO_USAGE: "whose tokens are not known, or that have something in them without a price",
+    NO_USAGE: "whose usage is not known, or that have something in them without a price",
     BY_HAND: "that an operator stated",
 }
 
@@ -65,15 +66,16 @@ def reprice(
     Each charge is priced by itself, with its own tokens: tiers are of a request. What was taken back for a better
     figure is left out together with what took it back, so that all rows sum to what the period came to.
     """
-    known: dict[str, Price | None] = {}
+    known: dict[tuple[str, str], AnyPrice | None] = {}
     sums: dict[tuple[str, str], _Sums] = defaultdict(_Sums)
     for attempt in attempts:
         model = attempt.model
-        if model not in known:
-            known[model] = _price_at(prices, model, as_of_us)
+        kind = model, attempt.task_type
+        if kind not in known:
+            known[kind] = _price_at(prices, *kind, as_of_us)
         of = sums[attempt.project, model]
         for charge in _standing(attempt.charges):
-            computed = _computed(attempt, charge, known[model])
+            computed = _computed(attempt, charge, known[kind])
             of.results += charge.results
             if isinstance(computed, int):
                 of.charged += charge.nanos
@@ -92,10 +94,10 @@ def reprice(
     return rows, dict(why)
 
 
-def _price_at(prices: PriceBook, model: str, as_of_us: int) -> Price | None:
-    found = prices.find(model)
+def _price_at(prices: PriceBook, model: str, task_type: str, as_of_us: int) -> AnyPrice | None:
+    found = prices.of(model, task_type) or prices.find(model)
     try:
-        return None if found is None else found.at(as_of_us)
+        return None if found is None else found.entry(as_of_us)
     except ConfigurationError:
         return None
 
@@ -107,15 +109,17 @@ def _standing(charges: Iterable[BookedCharge]) -> Iterator[BookedCharge]:
     return (charge for charge in every if charge.replaces is None and charge.seq not in replaced)
 
 
-def _computed(attempt: ChargedAttempt, charge: BookedCharge, price: Price | None) -> int | str:
-    """Nano-USD of the charge's usage at `price`, or why that is not known."""
+def _computed(attempt: ChargedAttempt, charge: BookedCharge, price: AnyPrice | None) -> int | str:
+    """Nano-USD of the charge's usage at `price`, or why that is not known.
+
+    What was made is priced by the size that was asked for, and the length that was charged, else asked for.
+    """
     if charge.basis == "correction":
         return BY_HAND
     if price is None:
         return NO_PRICE
-    counts = json.loads(attempt.estimate)
-    expected = {name: count[0] for name, count in counts.items() if name not in ("completion", "media")}
-    found = charge_each([_figures(charge)], price=price, prompt_expected=expected, expected_nanos=None)
+    expected, asked = read_kept(attempt.estimate)
+    found = charge_each([_figures(charge)], price=price, prompt_expected=expected, expected_nanos=None, asked=asked)
     return found[0].nanos if found else NO_USAGE
 
 
@@ -135,6 +139,7 @@ def _figures(charge: BookedCharge) -> Figures:
             completion = quantity
         elif component.startswith("feature:"):
             features.append(Line(component, modality, quantity, 1))
+    length = next((line.quantity for line in charge.lines if line.component == "seconds"), None)
     tokens = charge.prompt_tokens
     cached = charge.cached_tokens
     if charge.cache_reading == "outside" and tokens is not None:
@@ -148,6 +153,7 @@ def _figures(charge: BookedCharge) -> Figures:
         prompt_tokens=tokens,
         completion_tokens=completion,
         cached_tokens=cached,
+        made=Output(milliseconds=length),
     )
 
 

@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 from costguard.errors import ConfigurationError
 from costguard.ledger.charges import Line
+from costguard.outputs import PARTS
 from costguard.prices.book import PriceBook
-from costguard.prices.model import ModelPrices
+from costguard.prices.model import AnyPrice, ModelPrices
+from costguard.prices.output import OutputPrice
 from costguard.prices.price import PER_TOKENS, Price
 
 FEATURE = "feature:"
@@ -24,11 +26,15 @@ _NANO = -9
 
 
 class Meter(NamedTuple):
-    """What is counted: its `name`, the unit of what is consumed, and how many of these a price is stated for."""
+    """What is counted: its `name`, the unit of what is consumed, and how many of these a price is stated for.
+
+    `component`: of lines whose quantity counts parts of that unit.
+    """
 
     name: str
     unit: str
     per: int
+    component: str = ""
 
     @property
     def pricing_unit(self) -> str:
@@ -54,27 +60,27 @@ class Catalogue:
 
     def __init__(self, book: PriceBook) -> None:
         self._book = book
-        self._prices = {price.id: price for known in book.models() for price in known.prices}
+        self._prices: dict[str, AnyPrice] = {price.id: price for known in book.models() for price in known.entries}
         self._skus: dict[tuple[str, str | None, str, str, int | None], Sku] = {}
 
     def model(self, name: str) -> ModelPrices | None:
         """What a price file says of a model, by AIR or alias."""
         return self._book.find(name) if name else None
 
-    def price(self, model: str, price_id: str | None, at_us: int) -> Price | None:
+    def price(self, model: str, task_type: str, price_id: str | None, at_us: int) -> AnyPrice | None:
         """The entry that a charge names, else the one in force at its admission; None where there is none.
 
         One that is named and not at hand is not known: another one is no answer.
         """
         if price_id is not None:
             return self._prices.get(price_id)
-        known = self.model(model)
+        known = self._book.of(model, task_type) or self.model(model)
         try:
-            return known.at(at_us) if known else None
+            return known.entry(at_us) if known else None
         except ConfigurationError:  # it had no price then
             return None
 
-    def sku(self, sold: str, price: Price | None, line: Line, prompt_tokens: int | None) -> Sku | None:
+    def sku(self, sold: str, price: AnyPrice | None, line: Line, prompt_tokens: int | None) -> Sku | None:
         """The SKU of a line of a charge for `sold`, a model or task type; None for what is no use of anything.
 
         `prompt_tokens`: all of the prompt's, which decide the tier; None if they are not known.
@@ -114,26 +120,28 @@ def meter_of(line: Line) -> Meter | None:
         return Meter(f"Uses of {component.removeprefix(FEATURE)}", "Uses", 1)
     if component == "unitemized":
         return Meter("Results", "Results", 1)
+    if component in PARTS:
+        return Meter(component.capitalize(), component.capitalize(), 1, component)
     return None
 
 
-def _above(price: Price | None, component: str, prompt_tokens: int | None) -> int | None:
+def _above(price: AnyPrice | None, component: str, prompt_tokens: int | None) -> int | None:
     """The tier that holds, by where it begins; None if it is not known, or there are none for what is counted."""
-    if price is None or component not in _TOKENS:
+    if not isinstance(price, Price) or component not in _TOKENS:
         return None
     if len(price.tiers) == 1:
         return price.tiers[0].above_prompt_tokens
     return None if prompt_tokens is None else price.tier(prompt_tokens).above_prompt_tokens
 
 
-def _sku(sold: str, price: Price | None, line: Line, meter: Meter, above: int | None) -> Sku:
+def _sku(sold: str, price: AnyPrice | None, line: Line, meter: Meter, above: int | None) -> Sku:
     path = "/".join(filter(None, [line.component, line.modality]))
     nanos = _unit_nanos(price, line, above)
     if price is None or nanos is None:
         return Sku(f"{sold}/{path}", meter, None, None, None)
     tier = [f"above-{above}"] if above else []
     details = {"x_EffectiveFrom": f"{price.effective_from:%Y-%m-%dT%H:%M:%SZ}", "x_Source": price.source}
-    if above is not None and len(price.tiers) > 1:
+    if isinstance(price, Price) and above is not None and len(price.tiers) > 1:
         details["x_Tier"] = f"more than {above} prompt tokens"
     return Sku(
         f"{sold}/{path}",
@@ -144,13 +152,16 @@ def _sku(sold: str, price: Price | None, line: Line, meter: Meter, above: int | 
     )
 
 
-def _unit_nanos(price: Price | None, line: Line, above: int | None) -> int | None:
+def _unit_nanos(price: AnyPrice | None, line: Line, above: int | None) -> int | None:
     """The list price in nano-USD of a pricing unit; None where it is not known.
 
     Cached tokens without a rate of their own cost the full input rate.
     """
     if price is None:
         return None
+    if isinstance(price, OutputPrice):
+        rate = price.rate_named(line.modality) if line.component == price.meter else None
+        return rate.nanos if rate else None
     if line.component.startswith(FEATURE):
         fee = price.fee(line.component.removeprefix(FEATURE))
         return fee.nanos_per_unit if fee else None

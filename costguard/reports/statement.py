@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from costguard.reports import notes, sections
+from costguard.reports import made, notes, sections
 from costguard.reports.amounts import Amounts, lined_up
 from costguard.reports.document import Chart, Document, Heading, Part, Row, Table
 from costguard.reports.facts import Statement
@@ -89,7 +89,7 @@ def _whole(found: Statement, amounts: Amounts, depth: int | None) -> list[Part]:
         *((f"By tag {name}", (f"tag:{name}",)) for name in _tags(found)),
     ):
         parts += [Heading(title), sections.grouping(found, groups, amounts)]
-    return parts
+    return parts + made.section(found, amounts)
 
 
 def _budgets(found: Statement, amounts: Amounts) -> list[Part]:

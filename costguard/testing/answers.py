@@ -179,11 +179,6 @@ def text_item(
     }
 
 
-def other_item(task: dict[str, Any], *, seed: int, cost: Decimal) -> dict[str, Any]:
-    """A result of any task that is not text: the provider states its cost and nothing else."""
-    return {"taskType": task["taskType"], "taskUUID": task["taskUUID"], "seed": seed, "cost": cost}
-
-
 def _micros(tokens: int, nanos_each: int) -> int:
     return (tokens * nanos_each + 500) // 1000
 

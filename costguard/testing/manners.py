@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal
 
 from costguard.testing import answers
+from costguard.testing.made import MadeRate
 
 Told = Literal["all", "cost", "breakdown", "tokens"]
 """Which figures a road tells: all, `cost` alone, `usage.costBreakdown` alone, or the token counts alone."""
@@ -23,7 +24,9 @@ class Manners:
     - `bill_retries_once`: a taskUUID sent again is answered from memory and not billed again.
     - `count_text`: prompt tokens of a text; `completion_tokens`: those a result would like to have;
       `media_s`: seconds of every video and sound.
-    - `item_cost`: USD for a result that is not text; `search_cost`: USD for each `search` tool.
+    - `item_cost`: USD for a result that is not text and has no rate in `made_rates`, which has those of models and
+      task types (`costguard.testing.MadeRate`). `made_s`: its seconds where the task does not say; `tells_size`: such
+      results tell their `width`, `height` and `duration`. `search_cost`: USD for each `search` tool.
 
     How results are told, whichever the road:
 
@@ -85,6 +88,9 @@ class Manners:
     completion_tokens: int = 120
     media_s: Decimal = Decimal("6.08")
     item_cost: Decimal = Decimal("0.0019")
+    made_rates: Mapping[str, MadeRate] = field(default_factory=dict)
+    made_s: Decimal = Decimal(5)
+    tells_size: bool = False
     search_cost: Decimal = Decimal("0.014")
 
     result_index: bool = False

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from costguard.testing import answers, exact, faults, refusals
+from costguard.testing import answers, exact, faults, made, refusals
 from costguard.testing.forms import Done, Form
 from costguard.testing.manners import Manners
 from costguard.testing.published import content, seeds
@@ -121,7 +121,14 @@ class Work:
                 search_cost=manners.search_cost,
             )
         else:
-            item = answers.other_item(task, seed=seed, cost=manners.item_cost)
+            item = made.item(
+                task,
+                seed=seed,
+                rates=manners.made_rates,
+                cost=manners.item_cost,
+                length_s=manners.made_s,
+                tells_size=manners.tells_size,
+            )
         return {**item, "resultIndex": index} if manners.result_index else item
 
     def _published_for(self, task: Task) -> dict[str, Any] | None:

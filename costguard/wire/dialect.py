@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from costguard.errors import InvalidRequest
 from costguard.ledger.charges import Line
+from costguard.outputs import Output
 from costguard.tasks import Task
 
 
@@ -55,6 +56,8 @@ class Figures(NamedTuple):
     """Gives what was told as compact JSON, without any text of an answer: kept where a charge is odd."""
     written_percent: int = 0
     """What writing tokens of the prompt to a cache costs beyond the input rate, in percent of one token's."""
+    made: Output = Output()
+    """What a result is that is no text, as far as it is told."""
 
 
 class Result(NamedTuple):

@@ -8,12 +8,16 @@ from typing import NamedTuple
 
 from costguard.ledger.charges import Line
 from costguard.modalities import REPORTED
+from costguard.outputs import OUTPUT, PARTS
 
 COST = "cost"
-"""What is compared in nano-USD: the whole cost. All else is tokens."""
+"""What is compared in nano-USD: the whole cost. All else is tokens, or parts of what is made."""
 
 PROVIDED = ("breakdown", "cost")
 """Bases of the provider's own figures: only these say how good an estimate was."""
+
+_NOT_COUNTS = frozenset(("media", OUTPUT))
+_PROMPT, _WHOLE = frozenset(("prompt", "cache")), frozenset(("completion", *PARTS))
 
 
 class Estimated(NamedTuple):
@@ -27,7 +31,10 @@ class Estimated(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """Tokens of all charged results, of the `cost` nano-USD. `what`: a modality of the prompt, `completion`, `cost`."""
+    """Of all charged results: tokens, parts of what is made, or of the `cost` nano-USD.
+
+    `what`: a modality of the prompt, `completion`, a meter of `costguard.outputs.PARTS`, or `cost`.
+    """
 
     what: str
     expected: int
@@ -58,10 +65,10 @@ def compare(attempt: Estimated, charges: Sequence[tuple[str, int, Sequence[Line]
 
 
 def _tokens(lines: Sequence[Line]) -> dict[str, int] | None:
-    """Billed tokens by modality and for `completion`; None where a line does not itemize them."""
+    """Billed tokens by modality and for `completion`, parts by meter; None where a line does not itemize them."""
     tokens: dict[str, int] = {}
     for component, modality, quantity, _ in lines:
-        name = {"prompt": modality, "cache": modality, "completion": "completion"}.get(component)
+        name = modality if component in _PROMPT else component if component in _WHOLE else None
         if component == "unitemized" or name == "" or (name and quantity is None):
             return None
         if name:
@@ -71,7 +78,7 @@ def _tokens(lines: Sequence[Line]) -> dict[str, int] | None:
 
 def _estimated(estimate: str, billed: dict[str, int]) -> dict[str, tuple[int, int]]:
     """Tokens of one result: modality -> (expected, upper)."""
-    found = {what: (count[0], count[1]) for what, count in json.loads(estimate).items() if what != "media"}
+    found = {what: (count[0], count[1]) for what, count in json.loads(estimate).items() if what not in _NOT_COUNTS}
     for modality in found.keys() - billed.keys():
         # The provider may report a document's pages as images.
         told_as = next((name for name in REPORTED.get(modality, ()) if name in billed), None)

@@ -278,7 +278,7 @@ def grouped(rows: Iterable[Spent], by: Sequence[str]) -> list[UsageRow]:
         else:
             add(known, row.sums)
     return [
-        UsageRow(key, sums[which], sums[8], sums[4], sums[5], sums[6], sums[7])
+        UsageRow(key, sums[which], sums[8], sums[4], sums[5], sums[6], sums[7], sums[2], sums[3])
         for key, sums in sorted(found.items())
         if any(sums)
     ]

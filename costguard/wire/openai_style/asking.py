@@ -5,12 +5,12 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from costguard.tasks import Delivery, Prompt, Task
+from costguard.tasks import TEXT_INFERENCE, Delivery, Prompt, Task
 from costguard.wire import strict
 from costguard.wire.runware.names import NAME_CHARS_MAX, stored_name
 from costguard.wire.runware.requests import MAX_TOKENS_MAX
 
-TASK_TYPE = "textInference"
+TASK_TYPE = TEXT_INFERENCE
 """What all of these wires ask for, as price files call it."""
 
 RESULTS_MAX = 128

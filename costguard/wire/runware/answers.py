@@ -10,6 +10,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
 from costguard.wire.runware.figures import Told
+from costguard.wire.runware.made import read_made
 from costguard.wire.runware.names import stored_name, task_name
 from costguard.wire.runware.tellings import merge
 
@@ -36,7 +37,7 @@ _NOT_FOUND = re.compile(
 _DEPTH_MAX = 100
 _PAYLOADS = (str, bytes, bytearray, memoryview, Mapping, list, tuple)
 _FIGURE_KEYS = frozenset({"cost", "usage", "costBreakdown"})
-_OUTPUT_KEYS = frozenset({"outputs", "toolCalls"})
+_OUTPUT_KEYS = frozenset({"outputs", "toolCalls", "imageUUID"})  # an upload tells no more than the last
 _ITEM_KEYS = _FIGURE_KEYS | _OUTPUT_KEYS | {"text", "finishReason", "taskUUID", "delta", "status"}
 _BESIDE_KEYS = ("cost", "usage", "costBreakdown", "finishReason")
 _MEDIA_ENDINGS = ("URL", "URLs", "DataURI", "Base64Data")
@@ -265,7 +266,7 @@ def _item(raw: dict[str, Any], task_uuid: str) -> Item:
     breakdown = get("costBreakdown")
     if breakdown is not None:
         usage = merge({"costBreakdown": breakdown}, usage)
-    told = Told(get("cost"), usage)
+    told = Told(get("cost"), usage, read_made(raw))
     finished = isinstance(get("finishReason"), str)
     made = bool(text) or _has_output(raw)
     return Item(

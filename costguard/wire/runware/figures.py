@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from costguard.ledger.charges import Line
 from costguard.money import NANOS, from_provider, sum_known
+from costguard.outputs import Output
 from costguard.wire.dialect import Figures
 from costguard.wire.runware.tellings import (
     COUNT_MAX,
@@ -27,10 +28,14 @@ _ZERO, _FIGURE_MAX = Decimal(0), Decimal(FIGURE_MAX)
 
 
 class Told(NamedTuple):
-    """The `cost` and `usage` of one result as parsed, Decimal for float; either may be None or of any shape."""
+    """The `cost` and `usage` of one result as parsed, Decimal for float; either may be None or of any shape.
+
+    `made`: what the result is told to be, where it is no text; no figure by itself.
+    """
 
     cost: Any = None
     usage: Any = None
+    made: Output = Output()
 
     @property
     def is_empty(self) -> bool:
@@ -51,11 +56,10 @@ class Told(NamedTuple):
 
     def merged(self, later: Told) -> Told:
         """Both tellings of one result, field by field: what is untold takes nothing away, no figure falls."""
-        if self.is_empty:
-            return later
-        if later.is_empty:
-            return self
-        return Told(merge(self.cost, later.cost, FIGURE_MAX), merge(self.usage, later.usage))
+        made = later.made.over(self.made)
+        if self.is_empty or later.is_empty:
+            return (later if self.is_empty else self)._replace(made=made)
+        return Told(merge(self.cost, later.cost, FIGURE_MAX), merge(self.usage, later.usage), made)
 
     @property
     def has_total(self) -> bool:
@@ -130,6 +134,7 @@ class _Reading:
             self.odd,
             tuple(self.notes),
             self.told.raw,
+            made=self.told.made,
         )
 
     def _odd(self, note: str) -> None:

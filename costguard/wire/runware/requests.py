@@ -9,9 +9,11 @@ from itertools import islice
 from typing import Any, NoReturn
 
 from costguard.errors import InvalidRequest
-from costguard.tasks import Delivery, Prompt, Task, canonical
+from costguard.outputs import Output
+from costguard.tasks import TEXT_INFERENCE, Delivery, Prompt, Task, canonical
 from costguard.wire import strict
 from costguard.wire.dialect import Named, NotTasks
+from costguard.wire.runware.made import read_output
 from costguard.wire.runware.names import NAME_CHARS_MAX, stored_name, task_name
 from costguard.wire.runware.prompt import OBJECT, read_prompt
 
@@ -226,6 +228,7 @@ def _read_task(raw: dict[str, Any], where: str) -> Task:
         _read_prompt(raw),
         MAX_TOKENS_DEFAULT,
         webhook=bool(raw.get("webhookURL")),
+        output=Output() if task_type == TEXT_INFERENCE else read_output(raw),
         spelling=None if name == task_uuid else task_uuid,
     )
 
@@ -247,7 +250,7 @@ def _normalise(task: Task) -> int:
     if raw.get("includeCost") is not True:
         raw["includeCost"] = True
         changes += 1
-    if task.task_type == "textInference" and raw.get("includeUsage") is not True:
+    if task.task_type == TEXT_INFERENCE and raw.get("includeUsage") is not True:
         raw["includeUsage"] = True
         changes += 1
     return changes

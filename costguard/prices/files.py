@@ -6,7 +6,7 @@ The format is described in pricing/README.md.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import time
 from pathlib import Path
 
@@ -23,7 +23,8 @@ TOKENIZERS = ("gemma4", "none")
 """The tokenizers a price file may name; "none" bounds a text by its UTF-8 bytes."""
 
 _OF_OUTPUT = frozenset(("per", "rates"))
-"""Keys of an entry that prices what is made; one of tokens has `tiers`."""
+_OF_TOKENS = frozenset(("tokenizer", "context_tokens", "completion", "media"))
+"""Keys of an entry that prices what is made, and those of a file that prices tokens."""
 
 
 def load(folder: str | Path | None = None) -> list[ModelPrices]:
@@ -61,15 +62,18 @@ def read(file: Path) -> ModelPrices:
     except (ValueError, RecursionError) as error:
         raise PriceFileError(f"{file}: not valid TOML: {error}") from error
     top = Table(file, "", document)
-    entries = document.get("prices")
-    if isinstance(entries, list) and any(
-        isinstance(entry, dict) and not _OF_OUTPUT.isdisjoint(entry) for entry in entries
-    ):
-        found = _read_output(top, file)
-    else:
-        found = _read_tokens(top, file)
+    found = _read_output(top, file) if _prices_output(document) else _read_tokens(top, file)
     top.close()
     return found
+
+
+def _prices_output(document: Mapping[str, object]) -> bool:
+    """Whether a file prices what is made, and not tokens; of one that is neither, what it lacks is said."""
+    entries = document.get("prices")
+    listed = entries if isinstance(entries, list) else []
+    return any(isinstance(entry, dict) and not _OF_OUTPUT.isdisjoint(entry) for entry in listed) or (
+        "task_type" in document and _OF_TOKENS.isdisjoint(document)
+    )
 
 
 def _read_output(top: Table, file: Path) -> ModelPrices:

@@ -67,4 +67,5 @@ def section(found: Statement, amounts: Amounts) -> list[Part]:
         Column("unit", "Unit"), COST,
     )  # fmt: skip
     more = [f"{len(every) - VALUES_MAX:,} more are in the JSON."] if len(every) > VALUES_MAX else []
-    return [Heading("What was made"), Table(columns, every[:VALUES_MAX]), *more]
+    shown = [{**row, "quantity": f"{row['quantity']:,f}"} for row in every[:VALUES_MAX]]
+    return [Heading("What was made"), Table(columns, shown), *more]

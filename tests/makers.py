@@ -16,8 +16,8 @@ PAINTER, SKETCHER, CLIP, VOICE = "acme:painter@1", "acme:sketcher@1", "acme:clip
 
 _ENTRY = """
 [[prices]]
-from = 2026-01-01
-checked = 2026-01-05
+from = 2025-01-01
+checked = 2025-01-05
 source = "https://acme.example/pricing"
 """
 

@@ -14,6 +14,7 @@ import jsonschema
 import pytest
 from click.testing import CliRunner
 from conftest import API, FLASH, a_task
+from makers import CLIP, PAINTER, SKETCHER, picture, sound, video, write_prices
 from test_cli_formats import ARGUMENTS, commands_with_formats
 
 from costguard import BudgetExceeded, Guard
@@ -33,8 +34,9 @@ VARIANTS: dict[str, list[tuple[str, ...]]] = {
         ("--per", "week", "--top", "3", "--depth", "1"),
     ],
     "check": [("acme", "0.01"), ("elsewhere", "0.01")],
-    "estimate": [("request.json",)],
-    "prices show": [(FLASH,)],
+    "estimate": [("request.json",), ("made.json", "--prices", "prices")],
+    "prices show": [(FLASH,), *((model, "--prices", "prices") for model in (CLIP, PAINTER, "upscale"))],
+    "prices list": [(), ("--prices", "prices")],
     "reprice": [("--as-of", "2026-11-22"), ("--as-of", "2020-01-01", "--month", "2020-01")],
     "import": [("records.jsonl", "--project", "acme/old", "--at", "created", "--dry-run")],
 }
@@ -71,8 +73,11 @@ def asked(standin: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "cost": 0.001,
         "created": "2026-11-01T00:00:00Z",
     }
+    made = [picture(numberResults=2), picture(model=SKETCHER), picture(taskType="upscale"), sound()]
+    Path("made.json").write_text(json.dumps([*made, sound(duration=None), video(duration=None)]))
     Path("records.jsonl").write_text(f"{json.dumps(record | {'model': FLASH})}\nnot a record\n")
-    with Guard("costguard.db", project="acme/search", durability="normal") as guard:
+    prices = write_prices(tmp_path)
+    with Guard("costguard.db", project="acme/search", durability="normal", prices=prices) as guard:
         guard.set_budget("acme", 1, warn_at=(50, 80))
         guard.set_budget("acme/*", "0.5", per="day")
         guard.set_ceiling("acme:writer@1", "0.1")
@@ -82,6 +87,7 @@ def asked(standin: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             for fault in ("cost_only", "usage_only", "no_cost"):
                 standin.fault(fault)
                 client.post("/v1", json=[a_task()])
+            client.post("/v1", json=made)
             with pytest.raises(BudgetExceeded):
                 client.post("/v1", json=[a_task(settings={"maxTokens": 60000}, numberResults=20)])
             standin.fault("drop_after")

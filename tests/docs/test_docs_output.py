@@ -38,6 +38,7 @@ NAMED = {
     "checked": "PROMISE",
     "media": "NAME",
     "tags": "NAME",
+    "made": "UNIT",
 }
 """Objects whose keys are data."""
 

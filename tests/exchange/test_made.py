@@ -236,7 +236,7 @@ def test_what_the_provider_says_is_charged_whatever_our_price(
     assert agree(guard, standin)
     assert lines(guard) == [Line("results", "up to 1024x1024", 1, 17_171_700)]
     (found,) = guard.ledger.charged(month("2026-11").span("UTC"))
-    assert [(charge.basis, charge.price_id) for charge in found.charges] == [("cost", f"{PAINTER}/2026-01-01")]
+    assert [(charge.basis, charge.price_id) for charge in found.charges] == [("cost", f"{PAINTER}/2025-01-01")]
 
 
 @pytest.mark.parametrize("tells_size", [True, False])

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from costguard.errors import ConfigurationError, PriceFileError
 from costguard.modalities import KINDS, MODALITIES
+from costguard.outputs import Output
 from costguard.prices import price as prices_module
 from costguard.prices.book import PriceBook
 from costguard.prices.files import shipped_folder
@@ -726,6 +727,16 @@ def test_the_example_of_the_authoring_guide_is_a_valid_price_file(tmp_path: Path
     assert found is not None
     cost = found.prices[0].cost({"TEXT": 200_001}, cached=200_001, features={"search": 1})
     assert cost.total == Decimal("0.0340001")
+
+
+def test_the_example_of_what_is_made_is_a_valid_price_file(tmp_path: Path) -> None:
+    guide = (shipped_folder() / "README.md").read_text(encoding="utf-8")
+    _, _, example = guide.split("```toml\n")
+    (tmp_path / "example.toml").write_text(example[: example.index("```")], encoding="utf-8")
+    found = PriceBook.load(tmp_path).find("acme-clip-1")
+    assert found is not None
+    (entry,) = found.outputs
+    assert entry.cost(Output(width=720, height=1280, milliseconds=4001, audio=True)).total == Decimal("0.3")
 
 
 def test_price_files_are_found_inside_the_installed_package_or_else_beside_it(

@@ -11,6 +11,12 @@ from costguard.estimating.estimate import Estimate
 from costguard.ledger.records import Refused, Unpriced
 from costguard.refusals import BudgetExceeded, UnpricedTask
 
+_ADVICE = {
+    True: 'Lower `maxTokens`, or set the budget\'s `wait=` or `action="clamp"`.',
+    False: "Set the budget's `wait=`.",
+}
+"""What to do where a budget is busy, by whether an allowance of tokens could be lowered."""
+
 
 def exceeded(answer: Refused, project: str, estimates: Sequence[Estimate]) -> BudgetExceeded:
     """The error for a call of `project` that a budget has no room for."""
@@ -26,7 +32,7 @@ def exceeded(answer: Refused, project: str, estimates: Sequence[Estimate]) -> Bu
     if answer.busy:
         message = (
             f"{project}: the budget is busy: {money.to_text(answer.held)} USD is held for calls that are not settled."
-            f' Lower `maxTokens`, or set the budget\'s `wait=` or `action="clamp"`. T{asked}'
+            f" {_ADVICE[any(found.completion.upper for found in estimates)]} T{asked}"
         )
     if answer.unresolved:
         message += (

@@ -46,8 +46,9 @@ class MadeRate:
         rate = self.usd
         for least, usd in self.above:
             rate = usd if pixels > least else rate
-        rate = self.named.get(task.get("resolution", ""), rate)
-        if task.get("settings", {}).get("audio") is False:
+        rate = self.named.get(str(task.get("resolution")), rate)
+        settings = task.get("settings")
+        if isinstance(settings, dict) and settings.get("audio") is False:
             rate *= self.silent
         amount = Decimal(1)
         if self.per == "second":
@@ -71,7 +72,8 @@ def item(
     `length_s`: seconds of what is made where the task does not say; `tells_size`: the result tells its size and length.
     """
     rate = rates.get(str(task.get("model"))) or rates.get(task["taskType"])
-    size = (task["width"], task["height"]) if "width" in task and "height" in task else SIZE
+    width, height = task.get("width"), task.get("height")
+    size = (width, height) if isinstance(width, int) and isinstance(height, int) else SIZE
     asked = task.get("duration")
     length = Decimal(str(asked)) if isinstance(asked, (int, float, Decimal)) else length_s
     made: dict[str, Any] = {"taskType": task["taskType"], "taskUUID": task["taskUUID"]}

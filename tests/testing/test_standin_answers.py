@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standins import FLASH, PRO, a_task, about, ask, stated
 
-from costguard.testing import Received, StandIn, exact, seeds
+from costguard.testing import MadeRate, Received, StandIn, exact, seeds
 from costguard.testing.answers import text_tokens
 
 pytest_plugins = ("standin_fixtures",)
@@ -234,3 +234,50 @@ def test_what_arrived_is_kept_byte_for_byte(web: httpx.Client, standin: StandIn,
     assert isinstance(got, Received)
     assert (got.method, got.path, got.headers["x-mark"], got.body) == ("POST", "/v1", "Yes", body)
     assert got.tasks == [{"taskType": "modelSearch", "taskUUID": "m"}]
+
+
+# --- pictures, videos and sounds ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rate", "fields", "usd"),
+    [
+        (MadeRate(Decimal("0.02")), {}, "0.02"),
+        (MadeRate(Decimal("0.02"), above=((2**20, Decimal("0.04")),)), {"width": 1024, "height": 1024}, "0.02"),
+        (MadeRate(Decimal("0.02"), above=((2**20, Decimal("0.04")),)), {"width": 1024, "height": 1025}, "0.04"),
+        (MadeRate(Decimal("0.003"), per="megapixel"), {"width": 1000, "height": 1500}, "0.0045"),
+        (MadeRate(Decimal("0.003"), per="megapixel", begun=2**20), {"width": 1024, "height": 1025}, "0.006"),
+        (MadeRate(Decimal("0.05"), per="second"), {"duration": 4.5}, "0.225"),
+        (MadeRate(Decimal("0.05"), per="second", begun=1), {"duration": 4.5}, "0.25"),
+        (MadeRate(Decimal("0.05"), per="second"), {}, "0.25"),
+        (MadeRate(Decimal("0.05"), per="second", named={"1080p": Decimal("0.1")}), {"resolution": "1080p"}, "0.5"),
+        (MadeRate(Decimal("0.05"), silent=Decimal("0.5")), {"settings": {"audio": False}}, "0.025"),
+    ],
+)
+def test_what_is_made_is_billed_by_its_size_and_seconds(rate: MadeRate, fields: dict[str, Any], usd: str) -> None:
+    standin = StandIn(made_rates={"acme:maker@1": rate})
+    task = {"taskType": "videoInference", "taskUUID": "a", "model": "acme:maker@1", "includeCost": True, **fields}
+    with httpx.Client(base_url="https://api.runware.ai", transport=standin.transport()) as client:
+        (item,) = client.post("/v1", json=[task]).json()["data"]
+    assert standin.billed() == Decimal(usd) == Decimal(str(item["cost"]))
+    assert item["videoURL"].endswith(item["videoUUID"])
+    assert "duration" not in item
+
+
+def test_what_is_made_tells_its_size_if_it_is_to() -> None:
+    standin = StandIn(tells_size=True, item_cost=Decimal("0.5"))
+    tasks = [
+        {"taskType": kind, "taskUUID": kind, "duration": 2, "width": 64, "height": 32}
+        for kind in ("imageInference", "audioInference", "videoInference", "caption", "training")
+    ]
+    with httpx.Client(base_url="https://api.runware.ai", transport=standin.transport()) as client:
+        items = client.post("/v1", json=tasks).json()["data"]
+    told = [{key: item[key] for key in ("width", "height", "duration", "text") if key in item} for item in items]
+    assert told == [
+        {"width": 64, "height": 32},
+        {"duration": 2},
+        {"width": 64, "height": 32, "duration": 2},
+        {"text": "a harbour at dusk"},
+        {},
+    ]
+    assert standin.billed() == Decimal("2.5")

@@ -20,6 +20,7 @@ ADAPTERS = {
     "httpx2": "costguard.clients.httpx",
     "openai": "costguard.clients.openai",
     "requests": "costguard.clients.requests",
+    "runware": "costguard.clients.runware",
 }
 """The top-level module that a client's class comes from -> the adapter that knows it."""
 
@@ -38,6 +39,6 @@ def wrap(guard: Guarding, client: C) -> C:
             return wrapped
     raise TypeError(
         "guard.wrap takes an httpx or httpx2 Client or AsyncClient, a requests.Session,"
-        " or a client of the openai or anthropic SDK,"
+        " or a client of the openai, anthropic or Runware SDK,"
         f" got {type(client).__module__}.{type(client).__name__}"
     )

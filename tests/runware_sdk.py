@@ -29,6 +29,12 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
         if cancel_event is not None and cancel_event.is_set():
             raise runware.create_runware_error("aborted", "Request aborted")
 
+    finished_within = runware.client._finished_within  # type: ignore[attr-defined]
+
+    async def soon(future: Any, cancel_event: asyncio.Event | None, within: float) -> bool:
+        return bool(await finished_within(future, cancel_event, min(within, 0.2)))
+
+    monkeypatch.setattr("runware.client._finished_within", soon)
     monkeypatch.setattr("runware.client._interruptible_sleep", at_once)
     monkeypatch.setattr("runware.utils.retry.interruptible_sleep", at_once)
     monkeypatch.setattr("runware.transport.websocket._RECONNECT_JITTER_MAX_MS", 0)
@@ -43,6 +49,11 @@ def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
 def rest(url: str, **options: Any) -> runware.Runware:
     """A client that speaks HTTP to the stand-in at `url`."""
     return runware.Runware(api_key="key", transport="rest", http_base_url=f"{url}/v1", retry_delay=0, **options)
+
+
+def websocket(url: str, **options: Any) -> runware.Runware:
+    """A client that talks to the stand-in by the websocket at `url`."""
+    return runware.Runware(api_key="key", ws_base_url=url, retry_delay=0, **options)
 
 
 def reconciled(guard: Guard, clock: Clock, standin: StandIn) -> None:

@@ -9,20 +9,32 @@ from __future__ import annotations
 import asyncio
 import re
 from contextvars import Context, copy_context
+from dataclasses import replace
 from importlib import metadata
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import runware
 
 from costguard.clients.aiohttp import Middleware
 from costguard.clients.guarding import Guarding, second_guard
+from costguard.clients.runware_websockets import Calls, Connection
+from costguard.clients.websockets import Talk
 from costguard.errors import ConfigurationError
+from costguard.exchange.endpoints import normal_host
 
 C = TypeVar("C")
 
 _KNOWN = (1, 8)
 _ADVICE = "install runware-sdk 1.8 (`pip install 'runware-costguard[runware]'`)"
 _MARK = "_costguard"
+_PORTS = {"wss": 443, "ws": 80}
+_OF_CLIENT = ("_config", "_utility", "run")
+_OF_WEBSOCKET = (
+    "_background_tasks", "_connect_lock", "_default_connect", "_dispatch", "_receive_loop", "_receive_task", "_ws",
+    "unsubscribe_from_task",
+)  # fmt: skip
+"""What a websocket is guarded by, beside `ws_connect`."""
 
 
 def wrap(guard: Guarding, client: C) -> C:
@@ -84,14 +96,27 @@ class Wrapped:
         rest, websocket = self._seam(client, "_rest_transport"), self._seam(client, "_ws_transport")
         if rest is None and websocket is None:
             raise self._gone(client, "_rest_transport")
-        ensure = None if rest is None else self._seam(rest, "_ensure_session")
-        for owner, name in ((client, "_validation_session"), (rest, "_session")):
-            if owner is not None:
-                _check_session(guard, self._seam(owner, name))
-        self.guard, self._middleware = guard, Middleware(guard)
-        if self._is_in:
-            return
+        self._check_session(guard, client, "_validation_session")
+        if rest is not None:
+            self._check_session(guard, rest, "_session")
+        ensure = own if rest is None else self._seam(rest, "_ensure_session")
+        for owner, names in ((client, _OF_CLIENT), (websocket, _OF_WEBSOCKET)) if websocket is not None else ():
+            for name in names:
+                self._seam(owner, name)
+        is_idle = websocket is None or (websocket._ws is None and not websocket._connect_lock.locked())
+        loop = None if is_idle else self._running_loop(websocket)
 
+        self.guard, self._middleware = guard, Middleware(guard)
+        if not self._is_in:
+            self._is_in = True
+            setattr(client, _MARK, self)
+            self._put_into_sessions(own, rest, ensure)
+            if websocket is not None:
+                self._put_into_websockets(websocket)
+        if loop is not None:
+            self._take_over(websocket, loop)
+
+    def _put_into_sessions(self, own: Any, rest: Any, ensure: Any) -> None:
         async def for_stream() -> Any:
             # It is sent when it is first read: what it is booked on is said by the block that asked for it.
             return _Session(await own(), self._middleware, copy_context())
@@ -99,11 +124,56 @@ class Wrapped:
         async def for_run() -> Any:
             return _Session(await ensure(), self._middleware)
 
-        client._ensure_validation_session = for_stream
+        self._client._ensure_validation_session = for_stream
         if rest is not None:
             rest._ensure_session = for_run
-        setattr(client, _MARK, self)
-        self._is_in = True
+
+    def _put_into_websockets(self, transport: Any) -> None:
+        config = self._client._config
+        stated = config.dependencies
+        connect = None if stated is None else stated.ws_connect
+        self._calls = Calls(transport)
+
+        async def ws_connect(url: str) -> Any:
+            return self._guarded(await (transport._default_connect if connect is None else connect)(url))
+
+        config.dependencies = replace(stated or runware.RuntimeDependencies(), ws_connect=ws_connect)
+        self._client.run = self._calls.named(self._client.run, 0)
+        self._client._utility = self._calls.named(self._client._utility, 1)
+
+    def _guarded(self, connection: Any) -> Connection:
+        url = urlsplit(self._client._config.ws_base_url)
+        port = None if url.port == _PORTS.get(url.scheme) else url.port
+        talk = Talk(self.guard, host=normal_host(url.hostname or ""), port=port, path=url.path)
+        return Connection(connection, talk, self._calls)
+
+    def _running_loop(self, websocket: Any) -> asyncio.AbstractEventLoop:
+        """The event loop that the client is connected on, which must be the one that this runs on."""
+        task = None if websocket._connect_lock.locked() else websocket._receive_task
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        if task is None or loop is None or task.get_loop() is not loop:
+            raise ConfigurationError(
+                "this Runware client is connected, or about to be, and not on the event loop that runs here:"
+                " call guard.wrap before it connects, or in a coroutine of that loop"
+            )
+        return loop
+
+    def _take_over(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
+        """Guard the connection that is open: what reads it begins anew, behind what it was told until now."""
+        known, reader = transport._ws, transport._receive_task
+        if isinstance(known, Connection):
+            known.talk.end_later("another Guard took over")
+        transport._ws = self._guarded(known.inner if isinstance(known, Connection) else known)
+
+        async def read_on() -> None:
+            await asyncio.wait({reader})
+            await transport._receive_loop()
+
+        reader.cancel()
+        transport._receive_task = loop.create_task(read_on())
 
     def _seam(self, owner: Any, name: str) -> Any:
         try:
@@ -117,12 +187,12 @@ class Wrapped:
             f" nothing was changed. {_ADVICE[0].upper()}{_ADVICE[1:]}"
         )
 
-
-def _check_session(guard: Guarding, session: Any) -> None:
-    """A session of the caller's may have a guard of its own."""
-    for one in () if session is None else _middlewares(session):
-        if isinstance(one, Middleware) and one.guard is not guard and not one.guard.is_closed:
-            raise second_guard("session")
+    def _check_session(self, guard: Guarding, owner: Any, name: str) -> None:
+        """A session of the caller's may have a guard of its own."""
+        session = self._seam(owner, name)
+        for one in () if session is None else _middlewares(session):
+            if isinstance(one, Middleware) and one.guard is not guard and not one.guard.is_closed:
+                raise second_guard("session")
 
 
 class _Session:
@@ -165,8 +235,7 @@ def _middlewares(session: Any) -> tuple[Any, ...]:
     found = getattr(session, "_middlewares", None)
     if found is None:
         raise ConfigurationError(
-            f"aiohttp {metadata.version('aiohttp')}: ClientSession._middlewares, by which costguard knows what a session"
-            " does with its requests, is not there; make the session with `middlewares=(guard.aiohttp_middleware,)`,"
-            " and use an aiohttp that costguard knows"
+            f"aiohttp {metadata.version('aiohttp')}: ClientSession._middlewares, by which costguard knows what a"
+            " session does with its requests, is not there; use an aiohttp that costguard knows"
         )
     return tuple(found)

@@ -29,7 +29,7 @@ from costguard.exchange.effects import (
 )
 from costguard.exchange.receipt import Receipt, TaskReceipt
 from costguard.ledger.engine import Steps
-from costguard.wire.dialect import Dialect
+from costguard.wire.dialect import Dialect, Judgement
 
 log = logging.getLogger("costguard")
 
@@ -46,6 +46,9 @@ class Books(Protocol):
 
     def conclude(self, admission: Admission, status: int, body: bytes) -> Steps[None]:
         """A whole response arrived."""
+
+    def answer(self, admission: Admission, judgement: Judgement) -> Steps[None]:
+        """What came says how some tasks of `admission` end, or of others."""
 
     def listen(self, admission: Admission) -> Hearing:
         """What hears the stream that answers `admission`, and books its end."""
@@ -93,13 +96,8 @@ class Desk(Protocol):
 
 def exchange(desk: Desk, call: Call) -> Flow:
     """One request and its response."""
-    if desk.is_off:
-        yield _unrecorded(desk, call, (yield from _body_if_readable()))
-        return
-    body = yield from _body(desk, call)
-    admission = None if body is None else (yield from _admitted(desk, call, body))
+    admission = yield from _begun(desk, call)
     if admission is None:
-        yield _unrecorded(desk, call, body)
         return
     books = desk.settlement
     send = Send(admission.body, admission.receipt)
@@ -125,6 +123,51 @@ def exchange(desk: Desk, call: Call) -> Flow:
         yield Work(lambda: ended(admission, reason))
         raise
     yield Work(lambda: books.conclude(admission, head.status, raw))
+
+
+class Waiting(Protocol):
+    """What waits for answers that come by themselves."""
+
+    def expect(self, books: Books, admission: Admission) -> None:
+        """This is about to be sent."""
+
+    def forget(self, admission: Admission) -> None:
+        """It never left."""
+
+
+def message(desk: Desk, call: Call, waiting: Waiting) -> Flow:
+    """One message out of a connection on which answers come when they come: `waiting` hears them."""
+    admission = yield from _begun(desk, call)
+    if admission is None:
+        return
+    books = desk.settlement
+    send = Send(admission.body, admission.receipt)
+    waiting.expect(books, admission)
+    try:
+        yield send
+    except GeneratorExit:
+        desk.work(lambda: books.lose(admission, "the caller went away"))
+        raise
+    except BaseException as error:
+        reason = type(error).__name__
+        is_unsent = send.never_sent or not send.handed
+        if is_unsent:
+            waiting.forget(admission)
+        ended = books.never_sent if is_unsent else books.lose
+        yield Work(lambda: ended(admission, reason))
+        raise
+
+
+def _begun(desk: Desk, call: Call) -> Generator[Effect, Any, Admission | None]:
+    """What a request is admitted with; None if it was sent already, as nothing of it is guarded."""
+    if desk.is_off:
+        yield _unrecorded(desk, call, (yield from _body_if_readable()))
+        return None
+    body = yield from _body(desk, call)
+    admission = None if body is None else (yield from _admitted(desk, call, body))
+    if admission is None:
+        yield _unrecorded(desk, call, body)
+    return admission
 
 
 def _body(desk: Desk, call: Call) -> Generator[Effect, Any, bytes | None]:

@@ -80,21 +80,22 @@ class Settlement:
 
     def conclude(self, admission: Admission, status: int, body: bytes) -> Steps[None]:
         """A whole response arrived: settle, release or leave unresolved every task of the POST."""
-        yield from self._book(admission, admission.dialect.judge(admission.tasks, status, body))
+        yield from self.answer(admission, admission.dialect.judge(admission.tasks, status, body))
 
     def listen(self, admission: Admission) -> StreamListener:
         """What hears the stream that answers `admission`, and books its end."""
-        return StreamListener(admission, self._book, self._work)
+        return StreamListener(admission, self.answer, self._work)
 
-    def _book(self, admission: Admission, judgement: Judgement) -> Steps[None]:
+    def answer(self, admission: Admission, judgement: Judgement) -> Steps[None]:
+        """Book how some or all tasks of `admission` end, and what is told of others besides."""
         yield from self._record(
             admission,
             {
                 uuid: [
-                    *self._endings(held, judgement.endings[uuid]),
-                    *([Called(held.attempt_id, judgement.aliases[uuid])] if uuid in judgement.aliases else ()),
+                    *self._endings(admission.held[uuid], ending),
+                    *([Called(admission.held[uuid].attempt_id, alias)] if (alias := judgement.aliases.get(uuid)) else ()),
                 ]
-                for uuid, held in admission.held.items()
+                for uuid, ending in judgement.endings.items()
             },
         )
         if not (judgement.others or judgement.records):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from costguard.testing import encodings, exact, faults, forms, refusals, replies, requests, spoiling, sse
+from costguard.testing import encodings, exact, faults, forms, refusals, replies, requests, spoiling, sse, websockets
 from costguard.testing.delivery import Delivery
 from costguard.testing.faults import Fault
 from costguard.testing.manners import Manners
@@ -107,6 +107,15 @@ class StandIn(Manners):
         On leaving, webhooks owed are sent, open connections closed and all threads ended.
         """
         return serve(self)
+
+    def serve_websocket(self, *, apart: bool = False, conflicts: bool = False) -> AbstractContextManager[str]:
+        """Serve a websocket on a free port of 127.0.0.1: `with standin.serve_websocket() as url: ...`.
+
+        Each task of a message is answered by a frame; with `apart` each of its results is, and with `conflicts` one
+        that was sent before is turned away with `conflictTaskUUID`. The faults that drop or cut a reply end the
+        connection, before a frame or within it; a status is not told. Any key will do. Needs the package `websockets`.
+        """
+        return websockets.serve(self, apart=apart, conflicts=conflicts)
 
     def handle(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Reply:
         """Answer one request. What it bills is billed when this returns, whatever the carrier does then."""

@@ -197,6 +197,35 @@ class Listener(Protocol):
         """No more bytes will come: `cut` says how the stream was cut, None if it was read to its end."""
 
 
+class Heard(NamedTuple):
+    """What one message of a connection tells.
+
+    `ended`: how tasks end that were sent on it, each as it was given to `Dialogue.sent`. `judgement`: what it tells of
+    all others; it has no endings.
+    """
+
+    ended: tuple[tuple[Task, Ending], ...]
+    judgement: Judgement
+
+
+class Dialogue(Protocol):
+    """What hears the messages of one connection, on which tasks are sent and answered in any order. No I/O, no text is
+    kept, and nothing raises.
+    """
+
+    def sent(self, tasks: Sequence[Task]) -> None:
+        """These are on their way: told before they are sent, for an answer may be faster than a sender."""
+
+    def unsent(self, tasks: Sequence[Task]) -> None:
+        """These never left, after all."""
+
+    def hear(self, message: bytes) -> Heard:
+        """One message."""
+
+    def end(self, cut: str) -> tuple[tuple[Task, Ending], ...]:
+        """No more messages come, as `cut` says: how what is still unanswered ends."""
+
+
 class Sieve(Protocol):
     """Keeps from the caller of a stream what came because the guard asked for it; all else passes byte for byte."""
 
@@ -251,6 +280,9 @@ class Dialect(Known, Protocol):
 
     def listen(self, tasks: Sequence[Task]) -> Listener:
         """What hears the stream that answers `tasks`."""
+
+    def dialogue(self) -> Dialogue | None:
+        """What hears a connection of messages (a websocket); None if this wire has none."""
 
     def sieve(self, tasks: Sequence[Task]) -> Sieve | None:
         """What the stream that answers `tasks` passes through on its way to the caller; None if all of it is theirs."""

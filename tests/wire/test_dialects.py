@@ -117,6 +117,9 @@ class Tiny:
     def listen(self, tasks: Sequence[Task]) -> TinyListener:
         return TinyListener(tasks[0].uuid)
 
+    def dialogue(self) -> None:
+        return None
+
     def sieve(self, tasks: Sequence[Task]) -> None:
         return None
 

@@ -115,6 +115,10 @@ class Style(ABC):
         (task,) = tasks
         return Listening(task, self.piece, lambda body: whole(task, 200, body, read_object(body), self.answered))
 
+    def dialogue(self) -> None:
+        """See `Dialect`."""
+        return
+
     def sieve(self, tasks: Sequence[Task]) -> Sieve | None:  # noqa: ARG002
         """See `Dialect`."""
         return None

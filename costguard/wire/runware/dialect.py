@@ -8,8 +8,9 @@ from typing import Any
 
 from costguard.tasks import Task
 from costguard.wire import sse
-from costguard.wire.dialect import Answers, Judgement, Listener, Named, Request, Target
+from costguard.wire.dialect import Answers, Dialogue, Judgement, Listener, Named, Request, Target
 from costguard.wire.runware import answers, endings, requests
+from costguard.wire.runware.dialogue import Messages
 from costguard.wire.runware.hosts import PATH, is_runware
 from costguard.wire.runware.stream import Reader, read_events
 
@@ -74,6 +75,10 @@ class Runware:
     def listen(self, tasks: Sequence[Task]) -> Listener:
         """See `Dialect`."""
         return Reader(tasks)
+
+    def dialogue(self) -> Dialogue:
+        """See `Dialect`."""
+        return Messages()
 
     def sieve(self, tasks: Sequence[Task]) -> None:
         """Figures come on frames of a result, which are the caller's."""

@@ -22,7 +22,7 @@ def judge(request_tasks: Sequence[Task], status: int, envelope: Envelope | None)
     """
     billable = {task.uuid: task for task in request_tasks if task.billable}
     polled = [task.uuid for task in request_tasks if task.task_type == "getResponse"]
-    items, errors = _by_task(envelope.items, envelope.errors) if envelope else ({}, {})
+    items, errors = by_task(envelope.items, envelope.errors) if envelope else ({}, {})
     unnamed_items, unnamed_errors = items.pop("", []), errors.pop("", [])
 
     if unnamed_items or unnamed_errors:
@@ -79,7 +79,7 @@ def judge(request_tasks: Sequence[Task], status: int, envelope: Envelope | None)
 
 def outcomes(envelope: Envelope) -> Judgement:
     """What an envelope from elsewhere (a webhook, a log line) tells of each task it names."""
-    items, errors = _by_task(envelope.items, envelope.errors)
+    items, errors = by_task(envelope.items, envelope.errors)
     items.pop("", None)
     errors.pop("", None)
     return Judgement({}, _outcomes(items, errors), records=tuple([record(one) for one in envelope.details]))
@@ -101,9 +101,10 @@ def record(details: Details) -> Record:
     return Record(details.task_uuid, results, False, reason)
 
 
-def _by_task(
+def by_task(
     items: Iterable[Item], errors: Iterable[WireError]
 ) -> tuple[dict[str, list[Item]], dict[str, list[WireError]]]:
+    """Items and errors by the task that they name, "" if none; what free tasks were answered is left out."""
     own_items: dict[str, list[Item]] = {}
     own_errors: dict[str, list[WireError]] = {}
     for item in items:

@@ -18,9 +18,9 @@ from costguard.wire.runware.names import NAME_CHARS_MAX, stored_name, task_name
 from costguard.wire.runware.prompt import OBJECT, read_prompt
 
 FREE_TASK_TYPES = frozenset(
-    {"getResponse", "getTaskDetails", "accountManagement", "modelSearch", "mediaStorage", "authentication"}
+    {"getResponse", "getTaskDetails", "accountManagement", "modelSearch", "mediaStorage", "authentication", "ping"}
 )
-"""The task types that cost nothing. Every other one is billable, unknown ones too."""
+"""The task types that cost nothing; `ping` keeps a websocket open. Every other one is billable, unknown ones too."""
 
 ASKING_TASK_TYPES = frozenset({"getResponse", "getTaskDetails"})
 """Those of them whose answer tells what became of other tasks."""

@@ -183,6 +183,13 @@ class Reader:
         self._is_done = False
 
     @property
+    def is_whole(self) -> bool:
+        """True once nothing more can come: the end's mark did, or each result said why it ended and its exact total."""
+        return self._is_done or all(
+            heard.is_over() and all(result.told.has_total for result in heard.results) for heard in self._heard.values()
+        )
+
+    @property
     def has_heard(self) -> bool:
         """True once anything came that can be read."""
         return self._events > 0

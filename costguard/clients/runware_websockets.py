@@ -1,0 +1,171 @@
+"""The SDK's websockets: each connection that it has, and the calls that wait for what comes by them.
+
+A call sends its own task, and has a refusal raised as itself. What the SDK sends on behalf of calls, when it has
+connected again, is booked in the context of its call, and a refusal of it is brought to that call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import logging
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextvars import copy_context
+from typing import Any
+
+import runware
+from websockets.exceptions import ConnectionClosedOK
+from websockets.protocol import State
+
+from costguard.clients.guarding import REFUSALS
+from costguard.clients.websockets import Message, Talk
+from costguard.errors import CostguardError, LedgerError
+
+_KEPT_BACK = (*REFUSALS, LedgerError)
+_CODE = "costguardRefused"
+"""Code of the error by which the SDK is told that a task of its was kept back."""
+
+_SIGNS = ("authentication", "ping")
+_SIGN_CHARS_MAX = 2_000
+
+log = logging.getLogger("costguard")
+
+
+class _Waiting:
+    """A call of the SDK under way: whose it is, and what kept its task back, if it was sent by another."""
+
+    def __init__(self) -> None:
+        self.owner = asyncio.current_task()
+        self.context = copy_context()
+        self.refusal: CostguardError | None = None
+
+
+class Calls:
+    """The calls under way of one client, by the name of their task."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._waiting: dict[str, _Waiting] = {}
+
+    def named(self, call: Callable[..., Awaitable[Any]], at: int) -> Callable[..., Awaitable[Any]]:
+        """`call`, whose argument number `at` are a task's parameters: it names its task, and raises its refusal."""
+
+        @functools.wraps(call)
+        async def guarded(*args: Any, **options: Any) -> Any:
+            given = list(args)
+            params: Mapping[str, Any] = given[at] if len(given) > at else options.pop("params")
+            name = str(params.get("taskUUID") or uuid.uuid4())
+            given[at : at + 1] = [{**params, "taskUUID": name}]
+            waiting = self._waiting[name] = _Waiting()
+            try:
+                return await call(*given, **options)
+            except runware.RunwareError:
+                if waiting.refusal is None:
+                    raise
+                raise waiting.refusal from None
+            finally:
+                if self._waiting.get(name) is waiting:
+                    del self._waiting[name]
+
+        return guarded
+
+    def strays(self, message: Message) -> list[Any]:
+        """The tasks of `message`, if it is not the word of the call that sends it; else none."""
+        current = asyncio.current_task()
+        is_behind = current in self._transport._background_tasks
+        if not is_behind and not any(one.owner is not current for one in self._waiting.values()):
+            return []
+        found = json.loads(message)
+        tasks = found if isinstance(found, list) else [found]
+        waiting = [self._waiting.get(str(task.get("taskUUID"))) for task in tasks if isinstance(task, dict)]
+        is_other = any(one is not None and one.owner is not current for one in waiting)
+        return tasks if is_behind or is_other else []
+
+    async def send(self, task: Any, send: Callable[[Message], Awaitable[None]]) -> None:
+        """Send one task that is not the current call's."""
+        name = str(task.get("taskUUID"))
+        waiting = self._waiting.get(name)
+        context = copy_context() if waiting is None else waiting.context.copy()
+        try:
+            await asyncio.create_task(_sent(send, json.dumps([task])), context=context)
+        except _KEPT_BACK as error:
+            if waiting is None:
+                self._transport.unsubscribe_from_task(name)
+                log.error("a task that no call waits for was kept back: %s", error)
+                return
+            waiting.refusal = error
+            told = {"code": _CODE, "message": str(error), "taskUUID": name}
+            self._transport._dispatch({"errors": [told]})
+
+
+def _is_of_the_connection(message: Message) -> bool:
+    """Whether it is the key or a sign of life, which go out whatever becomes of the guard."""
+    if len(message) > _SIGN_CHARS_MAX:
+        return False
+    try:
+        found = json.loads(message)
+    except ValueError:
+        return False
+    tasks = found if isinstance(found, list) else [found]
+    return all(isinstance(task, dict) and task.get("taskType") in _SIGNS for task in tasks)
+
+
+async def _sent(send: Callable[[Message], Awaitable[None]], message: Message) -> None:
+    await send(message)
+
+
+class Connection:
+    """A websocket of the SDK's; what passes on it passes the guard of `talk`. All else of it is the inner one's."""
+
+    def __init__(self, inner: Any, talk: Talk, calls: Calls) -> None:
+        self.inner = inner
+        self.talk = talk
+        self._calls = calls
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "inner":
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    async def send(self, message: Message) -> None:
+        """As `ClientConnection.send`; raises the refusal of what is not to be sent."""
+        if _is_of_the_connection(message):
+            await self.inner.send(message)
+            return
+        strays = self._calls.strays(message)
+        if not strays:
+            await self._send(message)
+        for task in strays:
+            await self._calls.send(task, self._send)
+
+    async def _send(self, message: Message) -> None:
+        await self.talk.send(message, self.inner.send, self._is_open)
+
+    def _is_open(self) -> bool:
+        return getattr(self.inner, "state", State.OPEN) is State.OPEN
+
+    async def recv(self, *args: Any, **options: Any) -> Any:
+        """As `ClientConnection.recv`."""
+        try:
+            message = await self.inner.recv(*args, **options)
+        except Exception as error:
+            await self.talk.end(type(error).__name__)
+            raise
+        await self.talk.hear(message)
+        return message
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        try:
+            while True:
+                yield await self.recv()
+        except ConnectionClosedOK:
+            return
+
+    async def close(self, *args: Any, **options: Any) -> None:
+        """As `ClientConnection.close`."""
+        try:
+            await self.inner.close(*args, **options)
+        finally:
+            await self.talk.end("closed before it was answered")

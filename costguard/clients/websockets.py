@@ -1,0 +1,128 @@
+"""Websockets of any library: what goes out passes the gate, what comes in is heard. Whose they are is said elsewhere.
+
+talk = Talk(guard, host="ws-api.runware.ai", port=None, path="/v1")
+await talk.send(message, deliver)    # for each message out; raises the refusal, and nothing was delivered
+await talk.hear(message)             # for each message in, before it is passed on
+await talk.end("ConnectionClosed")   # when nothing more can come
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from costguard.clients.guarding import Guarding
+from costguard.errors import CostguardError
+from costguard.exchange.conversation import Booking, Conversation
+from costguard.exchange.drivers import adrive
+from costguard.exchange.effects import Call, Claim, Head, Interrupted, Listen, Question, Send
+from costguard.exchange.offload import sleep
+from costguard.wire import NATIVE
+
+Message = str | bytes
+
+log = logging.getLogger("costguard")
+
+
+class Talk:
+    """One connection under `guard`, on an event loop.
+
+    `host` as `normal_host` gives it, `port` None for the scheme's own, `path` without its query. Nothing of the ledger
+    is done on the loop. Dropped without an end, it ends by itself.
+    """
+
+    def __init__(self, guard: Guarding, *, host: str, port: int | None, path: str) -> None:
+        self.guard = guard
+        claim = guard.claim(host, port, path)
+        dialogue = NATIVE.dialogue()
+        self._call: Call | None = None
+        if claim is not None and NATIVE in claim.dialects and dialogue is not None:
+            is_sure = claim.is_sure and claim.dialects == (NATIVE,)
+            self._call = Call(host if port is None else f"{host}:{port}", path, Claim((NATIVE,), is_sure), None)
+            self._conversation = Conversation(guard, NATIVE, dialogue)
+        self._is_over = self._call is None
+
+    async def send(
+        self,
+        message: Message,
+        deliver: Callable[[Message], Awaitable[object]],
+        is_open: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Send `message`, or what stands for it under guard, by `deliver`; raises what that raises.
+
+        `is_open`: False proves that what is delivered now never leaves. BudgetExceeded, UnpricedTask, InvalidRequest,
+        ConfigurationError or LedgerError for what is not to be sent.
+        """
+        if self._call is None:
+            await deliver(message)
+            return
+        port = _Port(message, deliver, is_open)
+        await adrive(self._conversation.message(self._call), port, self.guard.offload)
+
+    async def hear(self, message: Message) -> None:
+        """Book what a message tells, before anybody acts on it."""
+        if self._call is not None:
+            await self._book(self._conversation.hear(message if isinstance(message, bytes) else message.encode()))
+
+    async def end(self, reason: str) -> None:
+        """The connection is over, as `reason` says: what is not answered may be at work, and may be billed."""
+        if not self._is_over:
+            self._is_over = True
+            await self._book(self._conversation.end(reason))
+
+    def end_later(self, reason: str) -> None:
+        """As `end`, some time soon: for where nothing can be awaited."""
+        if not self._is_over:
+            self._is_over = True
+            booking = self._conversation.end(reason)
+            if booking is not None:
+                self.guard.later(lambda: self.guard.work(booking))
+
+    async def _book(self, booking: Booking | None) -> None:
+        if booking is None:
+            return
+        try:
+            await self.guard.offload(booking)
+        except Interrupted as interrupted:
+            raise interrupted.cancellation from None
+        except CostguardError as error:  # whoever reads on has nothing to do with it
+            log.error("what came by a websocket could not be booked; its money stays held: %s", error)
+
+    def __del__(self) -> None:
+        if not getattr(self, "_is_over", True):
+            self.end_later("dropped without being closed")
+
+
+class _Port:
+    """One message on its way out."""
+
+    def __init__(
+        self, message: Message, deliver: Callable[[Message], Awaitable[object]], is_open: Callable[[], bool]
+    ) -> None:
+        self._message = message
+        self._deliver = deliver
+        self._is_open = is_open
+
+    async def read_request(self) -> bytes:
+        return self._message if isinstance(self._message, bytes) else self._message.encode()
+
+    async def send(self, effect: Send) -> Head:
+        message = self._message
+        if effect.body is not None:
+            message = effect.body if isinstance(message, bytes) else effect.body.decode()
+        effect.handed = self._is_open()
+        await self._deliver(message)
+        return Head(200, "")
+
+    async def read_response(self) -> bytes:
+        raise NotImplementedError("a message has no response of its own")
+
+    def listen(self, effect: Listen) -> None:
+        raise NotImplementedError("a message has no response of its own")
+
+    async def ask(self, question: Question) -> tuple[int, bytes]:
+        # Its answer would come among all the others, to a caller who did not ask.
+        raise NotImplementedError("nothing is asked by a websocket")
+
+    async def pause(self, seconds: float) -> None:
+        await sleep(seconds)

@@ -29,7 +29,7 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
         if cancel_event is not None and cancel_event.is_set():
             raise runware.create_runware_error("aborted", "Request aborted")
 
-    finished_within = runware.client._finished_within  # type: ignore[attr-defined]
+    finished_within = runware.client._finished_within
 
     async def soon(future: Any, cancel_event: asyncio.Event | None, within: float) -> bool:
         return bool(await finished_within(future, cancel_event, min(within, 0.2)))

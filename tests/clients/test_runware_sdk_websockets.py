@@ -111,7 +111,8 @@ def test_results_without_any_name_that_cost_the_same_are_each_charged(
     (found,) = calling(guard, serve(apart=True), image)
     assert len(found) == 3
     row = only_task(guard)
-    assert (row.status, row.charged) == ("settled", 3 * Decimal("0.0019") * 10**9)
+    assert row.status == "settled"
+    assert row.charged == 3 * Decimal("0.0019") * 10**9
     assert guard.verify().difference is None
 
 
@@ -119,18 +120,18 @@ def test_the_key_and_signs_of_life_go_out_as_they_are(guard: Guard, serve: Serve
     sent: list[str] = []
 
     async def connect(url: str) -> Any:
-        connection = await websockets.connect(url)
+        connection: Any = await websockets.connect(url)
         send = connection.send
 
         async def seen(message: Any) -> None:
             sent.append(message)
             await send(message)
 
-        connection.send = seen  # type: ignore[method-assign]
+        connection.send = seen
         return connection
 
     async def main() -> None:
-        client = guard.wrap(websocket(serve(), dependencies=runware.RuntimeDependencies(ws_connect=connect)))
+        client: Any = guard.wrap(websocket(serve(), dependencies=runware.RuntimeDependencies(ws_connect=connect)))
         async with client:
             await client._ws_transport._ws.send(json.dumps([{"taskType": "ping", "ping": True}]))
             await client.run(a_task())
@@ -143,14 +144,14 @@ def test_the_key_and_signs_of_life_go_out_as_they_are(guard: Guard, serve: Serve
 
 def test_nothing_of_the_ledger_is_done_on_the_event_loop(guard: Guard, serve: Serve) -> None:
     threads: set[int] = set()
-    engine = guard.ledger._engine
+    engine: Any = guard.ledger._engine
     write_all = engine.write_all
 
     def seen(*args: Any) -> Any:
         threads.add(threading.get_ident())
         return write_all(*args)
 
-    engine.write_all = seen  # type: ignore[method-assign]
+    engine.write_all = seen
     calling(guard, serve(), a_task(), a_task(deliveryMethod="sync"))
     assert threads
     assert threading.get_ident() not in threads
@@ -346,7 +347,8 @@ def test_a_task_kept_until_the_connection_is_back_is_admitted_then_in_its_own_sc
                 kept = asyncio.create_task(client.run(a_task()))
             with guard.scope(project="acme/none"):
                 refused = asyncio.create_task(client.run(a_task(deliveryMethod="sync")))
-            while len(client._ws_transport._in_flight) < 2:
+            transport: Any = client._ws_transport
+            while len(transport._in_flight) < 2:
                 await asyncio.sleep(0)
             may_connect.set()
             return await asyncio.gather(kept, refused, return_exceptions=True)

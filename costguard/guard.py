@@ -190,9 +190,9 @@ class Guard(Opening):
     # -- clients --------------------------------------------------------------------------------
 
     def wrap(self, client: C) -> C:
-        """Guard a client of httpx, httpx2, openai or anthropic, or a session of requests, in place and return it.
+        """Guard a client of httpx, httpx2, openai, anthropic or Runware's SDK, or a session of requests, in place.
 
-        Twice is once.
+        Returns it; twice is once.
 
         TypeError for anything else, ConfigurationError for a client that another Guard has which is not closed, and
         where this one is closed.

@@ -54,10 +54,11 @@ class Calls:
 
         @functools.wraps(call)
         async def guarded(*args: Any, **options: Any) -> Any:
-            given = list(args)
-            params: Mapping[str, Any] = given[at] if len(given) > at else options.pop("params")
+            if len(args) <= at and "params" not in options:
+                return await call(*args, **options)  # which says what is missing
+            params: Mapping[str, Any] = options.pop("params") if len(args) <= at else args[at]
             name = str(params.get("taskUUID") or uuid.uuid4())
-            given[at : at + 1] = [{**params, "taskUUID": name}]
+            given = (*args[:at], {**params, "taskUUID": name}, *args[at + 1 :])
             waiting = self._waiting[name] = _Waiting()
             try:
                 return await call(*given, **options)

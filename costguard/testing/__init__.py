@@ -12,7 +12,8 @@ It answers `/v1`, and in OpenAI's and Anthropic's form `/v1/chat/completions`, `
 with generated text and a cost breakdown that adds up, and tasks of other types with pictures, videos and sounds that
 are billed by `made_rates` (`MadeRate`). It tells the same bill in every manner met in the field
 (`costguard.testing.manners`), and fails on purpose where told (`StandIn.fault`).
-`standin.serve()` puts the same stand-in on a loopback port for clients that need a real connection.
+`standin.serve()` puts the same stand-in on a loopback port for clients that need a real connection, and
+`standin.serve_websocket()` on a websocket.
 """
 
 from costguard.testing.api import StandIn

@@ -288,6 +288,34 @@ def test_a_closed_guard_stops_a_run_with_its_own_error(guard: Guard, standin: St
     assert standin.received == []
 
 
+def test_calls_that_were_on_their_way_when_their_guard_was_closed_end_with_its_error_when_they_are_sent_again(
+    guard: Guard, standin: StandIn, serve: Serve
+) -> None:
+    async def main() -> Any:
+        async with guard.wrap(websocket(serve())) as client:
+            calling = asyncio.create_task(client.run(a_task()))
+            while not standin.bill:
+                await asyncio.sleep(0)
+            guard.close()
+            transport: Any = client._ws_transport
+            transport._ws.transport.abort()
+            with pytest.raises(LedgerError, match="closed"):
+                await calling
+
+    standin.fault("forget")  # no acknowledgement, so that it is sent again
+    run(main())
+    assert len(work_of(standin)) == 1
+
+
+def test_a_call_without_a_task_fails_as_the_sdks_own_does(guard: Guard, serve: Serve) -> None:
+    async def main() -> None:
+        client: Any = guard.wrap(websocket(serve()))
+        with pytest.raises(TypeError, match="params"):
+            await client.run()
+
+    run(main())
+
+
 def test_other_methods_raise_a_refusal_as_itself(guard: Guard, standin: StandIn, serve: Serve) -> None:
     async def main() -> None:
         async with guard.wrap(websocket(serve())) as client:

@@ -94,6 +94,8 @@ def test_a_sign_of_life_is_no_answer_to_a_task_that_waits_for_its_result() -> No
     assert hear(talk, {"taskType": "ping", "pong": True}).ended == ()
     ((_, ending),), _ = hear(talk, result())
     assert costs(ending) == [1_000_000]
+    assert isinstance(ending, Success)
+    assert not ending.partial
 
 
 def test_an_error_of_the_task_ends_it_and_what_came_before_it_counts() -> None:
@@ -106,8 +108,11 @@ def test_an_error_of_the_task_ends_it_and_what_came_before_it_counts() -> None:
     assert talk.end("ConnectionClosed") == ()
 
 
-def test_an_error_that_speaks_of_a_timeout_releases_nothing() -> None:
-    ((_, ending),), _ = hear(talking(asked()), errors=[failed(code="providerTimeout")])
+@pytest.mark.parametrize(
+    "code", ["providerTimeout", "serviceUnavailable", "internalServerError", "serverError", "inferenceError", ""]
+)
+def test_an_error_that_may_come_after_the_work_releases_nothing(code: str) -> None:
+    ((_, ending),), _ = hear(talking(asked()), errors=[failed(code=code)])
     assert isinstance(ending, Doubt)
 
 

@@ -6,6 +6,7 @@ may come in a frame of its own. All that comes later is told of the task by anot
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -21,6 +22,13 @@ from costguard.wire.runware.stream import Reader
 
 NAMES_MAX = 10_000
 """Tasks that a connection remembers to have polled, and to have heard of as being at work."""
+
+_FAILURE = re.compile(
+    r"server|unavailable|gateway|internal|(?:standard|unknown|undefined|default|inference)_?error"
+    r"|(?:processing|task)_?failed",
+    re.IGNORECASE,
+)
+"""Codes of errors that go with a 5xx, as the SDK of Runware lists them, and of work that failed."""
 
 _OK = 200
 _NOTHING = Envelope((), (), ())
@@ -45,11 +53,12 @@ class _Awaited:
             return self._reader.judge(None).endings[self.task.uuid] if errors or self._reader.is_whole else None
         for item in items:
             self._keep(item)
-        settled = sum(item.settles for item in self._items.values())
-        if not (errors or self._is_later or settled >= self.task.results):
+        settled = [item for item in self._items.values() if item.settles]
+        is_whole = len(settled) >= self.task.results
+        if not (errors or self._is_later or is_whole):
             return None
-        ending = self._judge(errors)
-        if isinstance(ending, Success) and self._is_later and not errors and settled < self.task.results:
+        ending = self._judge(settled if is_whole else self._items.values(), errors)
+        if isinstance(ending, Success) and self._is_later and not errors and not is_whole:
             return ending._replace(partial=True)
         return ending
 
@@ -57,11 +66,11 @@ class _Awaited:
         """The connection is over."""
         if self._reader is not None:
             return self._reader.judge(cut).endings[self.task.uuid]
-        ending = self._judge([WireError(self.task.uuid, "", cut, "", doubtful=True)])
+        ending = self._judge(self._items.values(), [WireError(self.task.uuid, "", cut, "", doubtful=True)])
         return replace(ending, reason=cut) if isinstance(ending, Doubt) else ending
 
-    def _judge(self, errors: Sequence[WireError]) -> Ending:
-        envelope = Envelope(tuple(self._items.values()), tuple(errors), ())
+    def _judge(self, items: Iterable[Item], errors: Sequence[WireError]) -> Ending:
+        envelope = Envelope(tuple(items), tuple(errors), ())
         return endings.judge([self.task], _OK, envelope).endings[self.task.uuid]
 
     def _keep(self, item: Item) -> None:
@@ -100,6 +109,7 @@ class Messages:
         """See `Dialogue`."""
         envelope = parse_response(message) or _NOTHING
         items, errors = endings.by_task(envelope.items, envelope.errors)
+        errors = {uuid: [_without_status(error) for error in own] for uuid, own in errors.items()}
         self._name(items, errors, is_done=sse.is_done(message))
         ended = tuple(self._answered(message, items, errors))
         told = {**items, **errors, **{details.task_uuid: None for details in envelope.details}}
@@ -163,6 +173,12 @@ class Messages:
             self._awaited[uuid] = left
         else:
             self._awaited.pop(uuid, None)
+
+
+def _without_status(error: WireError) -> WireError:
+    """An error as the status would have it that a frame lacks: what goes with a 5xx may come after the work."""
+    is_failure = not error.code or _FAILURE.search(error.code) is not None
+    return replace(error, doubtful=True) if is_failure and not error.of_item else error
 
 
 def _remember(names: dict[str, T], uuid: str, value: T) -> None:

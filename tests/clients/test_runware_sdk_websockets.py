@@ -143,18 +143,23 @@ def test_the_key_and_signs_of_life_go_out_as_they_are(guard: Guard, serve: Serve
 
 
 def test_nothing_of_the_ledger_is_done_on_the_event_loop(guard: Guard, serve: Serve) -> None:
-    threads: set[int] = set()
-    engine: Any = guard.ledger._engine
-    write_all = engine.write_all
+    threads: dict[str, set[int]] = {}
 
-    def seen(*args: Any) -> Any:
-        threads.add(threading.get_ident())
-        return write_all(*args)
+    def spy(owner: Any, name: str) -> None:
+        known = getattr(owner, name)
 
-    engine.write_all = seen
+        def seen(*args: Any, **options: Any) -> Any:
+            threads.setdefault(name, set()).add(threading.get_ident())
+            return known(*args, **options)
+
+        setattr(owner, name, seen)
+
+    spy(guard.gate, "enter")
+    spy(guard.settlement, "answer")
+    spy(guard.ledger, "attempts")
     calling(guard, serve(), a_task(), a_task(deliveryMethod="sync"))
-    assert threads
-    assert threading.get_ident() not in threads
+    assert threads.keys() == {"enter", "answer", "attempts"}
+    assert not any(threading.get_ident() in some for some in threads.values())
 
 
 # --- endings ---

@@ -380,15 +380,16 @@ def test_a_task_kept_until_the_connection_is_back_is_admitted_then_in_its_own_sc
                 kept = asyncio.create_task(client.run(a_task()))
             with guard.scope(project="acme/none"):
                 refused = asyncio.create_task(client.run(a_task(deliveryMethod="sync")))
+            unpriced = asyncio.create_task(client.image_upload({"image": "https://im.example/1"}))
             transport: Any = client._ws_transport
-            while len(transport._in_flight) < 2:
+            while len(transport._in_flight) < 3:
                 await asyncio.sleep(0)
             may_connect.set()
-            return await asyncio.gather(kept, refused, return_exceptions=True)
+            return await asyncio.gather(kept, refused, unpriced, return_exceptions=True)
 
-    found, error = run(main())
+    found, error, other = run(main())
     assert len(found) == 1
-    assert isinstance(error, BudgetExceeded)
+    assert (type(error), type(other)) == (BudgetExceeded, UnpricedTask)
     assert only_task(guard).project == "acme/docs"
     assert len(work_of(standin)) == 1
     reconciled(guard, clock, standin)

@@ -21,6 +21,9 @@ from costguard.wire import NATIVE
 
 Message = str | bytes
 
+Ask = Callable[[bytes], Awaitable[tuple[int, bytes]]]
+"""POSTs a question of what became of tasks, with the key of their sender; gives the answer's status and body."""
+
 log = logging.getLogger("costguard")
 
 
@@ -28,11 +31,13 @@ class Talk:
     """One connection under `guard`, on an event loop.
 
     `host` as `normal_host` gives it, `port` None for the scheme's own, `path` without its query. Nothing of the ledger
-    is done on the loop. Dropped without an end, it ends by itself.
+    is done on the loop. Dropped without an end, it ends by itself. `ask`: how a refusal that unresolved tasks cause is
+    put to the provider first; by the connection itself the answer would come to whoever reads it. None: it is not.
     """
 
-    def __init__(self, guard: Guarding, *, host: str, port: int | None, path: str) -> None:
+    def __init__(self, guard: Guarding, *, host: str, port: int | None, path: str, ask: Ask | None = None) -> None:
         self.guard = guard
+        self._ask = ask
         claim = guard.claim(host, port, path)
         dialogue = NATIVE.dialogue()
         self._call: Call | None = None
@@ -56,7 +61,7 @@ class Talk:
         if self._call is None:
             await deliver(message)
             return
-        port = _Port(message, deliver, is_open)
+        port = _Port(message, deliver, is_open, self._ask)
         await adrive(self._conversation.message(self._call), port, self.guard.offload)
 
     async def hear(self, message: Message) -> None:
@@ -97,8 +102,13 @@ class _Port:
     """One message on its way out."""
 
     def __init__(
-        self, message: Message, deliver: Callable[[Message], Awaitable[object]], is_open: Callable[[], bool]
+        self,
+        message: Message,
+        deliver: Callable[[Message], Awaitable[object]],
+        is_open: Callable[[], bool],
+        ask: Ask | None,
     ) -> None:
+        self._ask = ask
         self._message = message
         self._deliver = deliver
         self._is_open = is_open
@@ -121,8 +131,9 @@ class _Port:
         raise NotImplementedError("a message has no response of its own")
 
     async def ask(self, question: Question) -> tuple[int, bytes]:
-        # Its answer would come among all the others, to a caller who did not ask.
-        raise NotImplementedError("nothing is asked by a websocket")
+        if self._ask is None:
+            raise NotImplementedError("there is nobody to ask")
+        return await self._ask(question.body)
 
     async def pause(self, seconds: float) -> None:
         await sleep(seconds)

@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -319,6 +320,29 @@ def test_a_call_without_a_task_fails_as_the_sdks_own_does(guard: Guard, serve: S
             await client.run()
 
     run(main())
+
+
+def test_before_unresolved_tasks_cause_a_refusal_the_provider_is_asked_by_http(
+    guard: Guard, standin: StandIn, serve: Serve, clock: Clock
+) -> None:
+    guard.set_budget("acme", "0.0011")  # one at its worst and one as it is billed, and not two at their worst
+    standin.fault("drop_after")
+
+    async def main(url: str) -> Any:
+        async with guard.wrap(websocket(serve(), http_base_url=f"{url}/v1")) as client:
+            with pytest.raises(runware.RunwareError):
+                await client.run(a_task(deliveryMethod="sync"))
+            with pytest.raises(BudgetExceeded, match="unknown outcome"):
+                await client.run(a_task())
+            clock.now += timedelta(minutes=2)
+            return await client.run(a_task())
+
+    with standin.serve() as url:
+        assert len(run(main(url))) == 1
+    asked = next(one for one in standin.received if one.tasks[0]["taskType"] == "getTaskDetails")
+    assert asked.headers["authorization"] == "Bearer key"
+    assert [row.status for row in guard.ledger.tasks()] == ["settled", "settled"]
+    reconciled(guard, clock, standin)
 
 
 def test_other_methods_raise_a_refusal_as_itself(guard: Guard, standin: StandIn, serve: Serve) -> None:

@@ -88,16 +88,10 @@ class Settlement:
 
     def answer(self, admission: Admission, judgement: Judgement) -> Steps[None]:
         """Book how some or all tasks of `admission` end, and what is told of others besides."""
-        yield from self._record(
-            admission,
-            {
-                uuid: [
-                    *self._endings(admission.held[uuid], ending),
-                    *([Called(admission.held[uuid].attempt_id, alias)] if (alias := judgement.aliases.get(uuid)) else ()),
-                ]
-                for uuid, ending in judgement.endings.items()
-            },
-        )
+        told = {uuid: self._endings(admission.held[uuid], ending) for uuid, ending in judgement.endings.items()}
+        for uuid in told.keys() & judgement.aliases.keys():
+            told[uuid].append(Called(admission.held[uuid].attempt_id, judgement.aliases[uuid]))
+        yield from self._record(admission, told)
         if not (judgement.others or judgement.records):
             return
         try:

@@ -92,10 +92,9 @@ class Settlement:
         for uuid in told.keys() & judgement.aliases.keys():
             told[uuid].append(Called(admission.held[uuid].attempt_id, judgement.aliases[uuid]))
         yield from self._record(admission, told)
-        if not (judgement.others or judgement.records):
-            return
         try:
-            self._observe_all(judgement)
+            if judgement.others or judgement.records:
+                self._observe_all(judgement)
         except LedgerError as error:
             log.error("what this answer tells of other tasks could not be written; asking again tells it: %s", error)
 

@@ -38,7 +38,7 @@ def judge(request_tasks: Sequence[Task], status: int, envelope: Envelope | None)
                 errors[concerned] = [replace(e, doubtful=True) for e in unnamed_errors] if in_doubt else unnamed_errors
         elif unnamed_items and not silent and len(without) == 1:
             items[without.pop()] = unnamed_items  # beside the error of its task
-        elif any(item.has_result for item in unnamed_items):
+        elif any(item.has_result or item.worked for item in unnamed_items):
             # Something was worked for, and nobody knows for whom.
             unnamed_errors = [*unnamed_errors, WireError("", "", "", "", doubtful=True)]
             for task_uuid in without & errors.keys():

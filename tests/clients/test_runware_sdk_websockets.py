@@ -210,6 +210,26 @@ def test_an_answer_that_broke_off_leaves_its_task_held_until_the_provider_is_ask
     reconciled(guard, clock, standin)
 
 
+def test_a_connection_that_closes_in_good_order_leaves_held_what_it_did_not_answer(
+    guard: Guard, standin: StandIn, serve: Serve, clock: Clock
+) -> None:
+    async def main() -> None:
+        async with guard.wrap(websocket(serve())) as client:
+            calling = asyncio.create_task(client.run(a_task(deliveryMethod="sync")))
+            while not standin.bill:
+                await asyncio.sleep(0)
+            transport: Any = client._ws_transport
+            await transport._ws.inner.close()
+            with pytest.raises(runware.RunwareError, match="Connection lost"):
+                await calling
+            assert only_task(guard).status == "unresolved"
+            assert len(await client.run(a_task())) == 1
+
+    standin.fault("forget")
+    run(main())
+    reconciled(guard, clock, standin)
+
+
 @pytest.mark.parametrize(
     ("fault", "status"), [("status:400", "released"), ("error_timeout", "unresolved"), ("item_error", "released")]
 )

@@ -24,8 +24,10 @@ from costguard.cli import (
     reconcile,
     report,
     reprice,
+    serve,
     status,
     tasks,
+    token,
     verify,
 )
 from costguard.cli.app import App, Session
@@ -79,6 +81,8 @@ for _module in (
     backup,
     migrate,
     grants,
+    serve,
+    token,
     demo,
 ):
     for _command in _module.COMMANDS:

@@ -39,6 +39,7 @@ TABLES = {
     "fired": ("id",),
     "imports": ("id",),
     "aliases": ("name", "task_uuid"),
+    "tokens": ("token_id",),
     "meta": ("key",),
 }
 """Table -> the columns of its key, by which it is read."""
@@ -113,7 +114,16 @@ def _begin(target: Engine, moment: list[int]) -> _State:
         row = tx.one("SELECT value FROM meta WHERE key = ?", (MOVING,))
         if row is not None:
             return _State(*json.loads(row[0]))
-        for table in ("attempts", "budget_changes", "ceiling_changes", "moves", "refusals", "imports", "media"):
+        for table in (
+            "attempts",
+            "budget_changes",
+            "ceiling_changes",
+            "moves",
+            "refusals",
+            "imports",
+            "media",
+            "tokens",
+        ):
             if tx.one(f"SELECT 1 FROM {table} LIMIT 1") is not None:
                 raise LedgerError(
                     "the ledger that is to be moved to is not empty; name one that is not there. Nothing was changed"

@@ -187,6 +187,17 @@ class Named(NamedTuple):
     tasks: tuple[tuple[str, str], ...]
 
 
+class Problem(NamedTuple):
+    """Why a call was not served, for whoever made it: the HTTP status, its kind in a few words, and all of it.
+
+    `kind` in lower case, joined by underscores, as `budget_exceeded`.
+    """
+
+    status: int
+    kind: str
+    message: str
+
+
 class Listener(Protocol):
     """What hears a stream that answers some tasks. Nothing raises, no text is kept."""
 
@@ -246,6 +257,9 @@ class Known(Protocol):
 
     def recognises(self, body: bytes) -> bool:
         """Whether a body may be of this wire: cheap, and only a hint; where there is a `read`, it decides."""
+
+    def problem(self, problem: Problem, body: bytes) -> bytes:
+        """A problem as this wire tells errors, in JSON; raises nothing. `body`: the request's, as far as it is read."""
 
 
 class Dialect(Known, Protocol):

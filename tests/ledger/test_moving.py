@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from ledgers import DAY_US, NOW_US, a_charge, an_attempt, balance, hold, kill, open_ledger, python, verified
 
+from costguard import tokens
 from costguard.budgets import make_budget
 from costguard.cli import main
 from costguard.cli.app import Session
@@ -65,6 +66,9 @@ def fill(ledger: Ledger, calls: int = 150, seed: int = 1) -> None:
     ledger.observe(NOW_US, Observation(ledger.tasks()[0].task_uuid, (("i:0", a_charge(77)),)))
     ledger.call_project("acme/b", "bee", NOW_US)
     ledger.remove_budget("tiny", "day", NOW_US)
+    for name in ("kept", "gone"):
+        ledger.add_token(tokens.make("acme", name, NOW_US, "somebody")[1])
+    ledger.revoke_token(ledger.tokens()[0].id, NOW_US)
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,7 @@ from costguard.wire.dialect import (
     Judgement,
     Named,
     NotTasks,
+    Problem,
     Refused,
     Request,
     Result,
@@ -75,6 +76,9 @@ class Tiny:
 
     def recognises(self, body: bytes) -> bool:
         return b'"ask"' in body
+
+    def problem(self, problem: Problem, body: bytes) -> bytes:
+        return json.dumps({"no": problem.message}).encode()
 
     def shows_tasks(self, body: bytes) -> bool:
         return self.recognises(body)

@@ -20,6 +20,7 @@ from costguard.ledger.accounting.endings import Endings
 from costguard.ledger.accounting.history import History
 from costguard.ledger.accounting.reporting import Reporting
 from costguard.ledger.accounting.rolling import ROLL_MAX, roll, rolled
+from costguard.ledger.accounting.tokens import Tokens
 from costguard.ledger.accounting.usage import Usage
 from costguard.ledger.accounting.verify import verify_some
 from costguard.ledger.engine import Engine, Tx
@@ -33,7 +34,7 @@ def wall_clock_us() -> int:
     return time.time_ns() // 1000
 
 
-class Ledger(Admissions, Endings, Usage, Reporting, Charged, History):
+class Ledger(Admissions, Endings, Usage, Reporting, Charged, History, Tokens):
     """Holds, charges, budgets and reports over an `Engine`. Every method is one transaction.
 
     `timezone` is the reporting zone, fixed when the ledger is created (default UTC); naming another

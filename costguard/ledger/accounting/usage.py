@@ -87,6 +87,11 @@ class Usage(Reading):
 
         return self._read(op)
 
+    def refused(self) -> dict[tuple[str, str], int]:
+        """Tasks that were refused so far, by project and reason (`refusing`)."""
+        sql = "SELECT project, reason, sum(tasks) FROM refusals GROUP BY project, reason ORDER BY project, reason"
+        return self._read(lambda tx: {(project, reason): int(count) for project, reason, count in tx.all(sql)})
+
     def named(self, what: str) -> list[str]:
         """Every project, model or month (`YYYY-MM`) that something was charged or is held of, sorted.
 

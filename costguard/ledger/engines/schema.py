@@ -150,7 +150,7 @@ ALTER TABLE budgets ADD COLUMN like_id INTEGER;
 # on from there. A task is looked for by a hash of its name (`crc32`): an index of
 # whole names would be a tenth of the file. `key` is an admission's own name, by which it is found should the answer to
 # it be lost. `aliases` are what providers call their responses to tasks. `leases` are taken where many hosts write,
-# never here: see `accounting.leasing`.
+# never here: see `accounting.leasing`. `tokens` keeps hashes of those that a proxy's clients call with.
 _LINES = """SELECT '[' || group_concat(json_quote(component) || ',' || json_quote(modality) || ','
   || coalesce(quantity, 'null') || ',' || nanos) || ']'
   FROM (SELECT * FROM lines WHERE charge_seq = o.seq ORDER BY n)"""
@@ -248,6 +248,10 @@ CREATE TABLE leases (
 CREATE INDEX leases_open ON leases (id) WHERE is_open = 1;
 CREATE INDEX entries_by_hand ON entries (at_us) WHERE basis = 'correction';
 CREATE TABLE aliases (name TEXT NOT NULL, task_uuid TEXT NOT NULL, PRIMARY KEY (name, task_uuid)) STRICT, WITHOUT ROWID;
+CREATE TABLE tokens (
+  token_id TEXT PRIMARY KEY, project TEXT NOT NULL, name TEXT NOT NULL, digest TEXT NOT NULL, at_us INTEGER NOT NULL,
+  who TEXT NOT NULL, revoked_us INTEGER, revoked_by TEXT
+) STRICT, WITHOUT ROWID;
 """
 
 MIGRATIONS: tuple[tuple[str, str], ...] = (

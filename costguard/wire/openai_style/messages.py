@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from costguard.tasks import Task
-from costguard.wire.dialect import Ending, Target
+from costguard.wire.dialect import Ending, Problem, Target
+from costguard.wire.openai_style import problems
 from costguard.wire.openai_style.answering import name_of, success
 from costguard.wire.openai_style.hearing import Piece
 from costguard.wire.openai_style.parts import Reading
@@ -63,6 +64,10 @@ class Messages(Style):
         for key in ("container", "mcp_servers"):
             if raw.get(key):
                 reading.feature(key)
+
+    def problem(self, problem: Problem, body: bytes) -> bytes:  # noqa: ARG002
+        """See `Known`."""
+        return problems.anthropic(problem)
 
     def answered(self, value: Mapping[str, Any], task: Task) -> Ending | None:
         """An answer is a message."""

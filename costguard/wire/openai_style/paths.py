@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from costguard.wire.dialect import Target
+from costguard.wire.dialect import Problem, Target
+from costguard.wire.openai_style import problems
 from costguard.wire.runware.hosts import is_runware
 
 CHAT = "/chat/completions"
@@ -48,6 +49,10 @@ class OpenAIStyle:
         if is_known(target):
             return not target.path.endswith(METERED)
         return None
+
+    def problem(self, problem: Problem, body: bytes) -> bytes:  # noqa: ARG002
+        """See `Known`."""
+        return problems.openai(problem)
 
     def recognises(self, body: bytes) -> bool:
         """See `Known`."""

@@ -9,7 +9,20 @@ from typing import Any
 from costguard.errors import InvalidRequest
 from costguard.tasks import Prompt, Task
 from costguard.wire import openai_usage, sse, strict
-from costguard.wire.dialect import Ack, Answers, Doubt, Ending, Judgement, Named, Request, Sieve, Success, Target
+from costguard.wire.dialect import (
+    Ack,
+    Answers,
+    Doubt,
+    Ending,
+    Judgement,
+    Named,
+    Problem,
+    Request,
+    Sieve,
+    Success,
+    Target,
+)
+from costguard.wire.openai_style import problems
 from costguard.wire.openai_style.answering import aliases, is_told, name_of, read_object, told_in, whole
 from costguard.wire.openai_style.asking import TASK_TYPE, Asked, task_of
 from costguard.wire.openai_style.hearing import Listening, Piece
@@ -55,6 +68,10 @@ class Style(ABC):
     def recognises(self, body: bytes) -> bool:
         """See `Dialect`."""
         return any(b'"%b"' % key.encode() in body for key in self.asks_with)
+
+    def problem(self, problem: Problem, body: bytes) -> bytes:  # noqa: ARG002
+        """See `Known`."""
+        return problems.openai(problem)
 
     def shows_tasks(self, body: bytes) -> bool:
         """See `Dialect`."""

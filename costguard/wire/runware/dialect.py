@@ -8,8 +8,8 @@ from typing import Any
 
 from costguard.tasks import Task
 from costguard.wire import sse
-from costguard.wire.dialect import Answers, Dialogue, Judgement, Listener, Named, Request, Target
-from costguard.wire.runware import answers, endings, requests
+from costguard.wire.dialect import Answers, Dialogue, Judgement, Listener, Named, Problem, Request, Target
+from costguard.wire.runware import answers, endings, problems, requests
 from costguard.wire.runware.dialogue import Messages
 from costguard.wire.runware.hosts import PATH, is_runware
 from costguard.wire.runware.stream import Reader, read_events
@@ -33,6 +33,10 @@ class Runware:
     def recognises(self, body: bytes) -> bool:
         """See `Dialect`."""
         return requests.looks_guarded(body)
+
+    def problem(self, problem: Problem, body: bytes) -> bytes:
+        """See `Known`."""
+        return problems.write(problem, body)
 
     def shows_tasks(self, body: bytes) -> bool:
         """See `Dialect`."""

@@ -123,6 +123,10 @@ CREATE TABLE leases (
 ) WITH (fillfactor = 30);
 CREATE INDEX leases_open ON leases (id) WHERE is_open = 1;
 CREATE TABLE aliases (name TEXT NOT NULL, task_uuid TEXT NOT NULL, PRIMARY KEY (name, task_uuid));
+CREATE TABLE tokens (
+  token_id TEXT PRIMARY KEY, project TEXT NOT NULL, name TEXT NOT NULL, digest TEXT NOT NULL, at_us BIGINT NOT NULL,
+  who TEXT NOT NULL, revoked_us BIGINT, revoked_by TEXT
+);
 INSERT INTO meta VALUES ('rolled', '0'), ('days_since', '0');
 """
 

@@ -1,0 +1,110 @@
+"""The proxy as a program of its own: on a port, until it is told to end."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from costguard.errors import ConfigurationError
+from costguard.serving.proxy import Proxy
+
+if TYPE_CHECKING:
+    import uvicorn
+
+CLOSE_S = 5
+"""How long connections may take to close once all calls are over."""
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; `port` 0 takes a free one. ConfigurationError if there is none to be had."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, UnicodeError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise ConfigurationError(f"cannot listen on {host}, port {port}: {why}") from None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether nothing but this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def run(proxy: Proxy, listening: socket.socket, *, drain_s: float, started: Callable[[], object]) -> None:
+    """Serve until SIGINT or SIGTERM; then calls under way have `drain_s` seconds to end. A second Ctrl-C does not wait.
+
+    `started` is called when calls are taken. ConfigurationError without a server to run.
+    """
+    _allow_connections()
+    with _caught():
+        server(proxy, drain_s=drain_s, started=started).run(sockets=[listening])
+
+
+def server(proxy: Proxy, *, drain_s: float, started: Callable[[], object]) -> uvicorn.Server:
+    """See `run`; one that is told to end by `should_exit`."""
+    try:
+        import uvicorn
+    except ImportError as error:
+        raise ConfigurationError(
+            f"serving needs the extra `serve` ({error}): pip install 'runware-costguard[serve]'"
+        ) from None
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            started()
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            for one in self.servers:
+                one.close()
+            if not self.force_exit:
+                await proxy.drain(drain_s)
+            await super().shutdown(sockets)
+
+    config = uvicorn.Config(
+        proxy,
+        log_config=None,
+        access_log=False,  # paths may hold tokens
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=CLOSE_S,
+    )
+    return Server(config)
+
+
+@contextlib.contextmanager
+def _caught() -> Iterator[None]:
+    """Signals that end the server do not end the program with it: the guard is still to be closed."""
+
+    def ignore(*_: Any) -> None:
+        """The server has heard it."""
+
+    before = {each: signal.signal(each, ignore) for each in _SIGNALS}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _allow_connections() -> None:
+    """Every call is two connections, and the system's first bound is often 1,024 files: use what it allows."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65_536 if most == resource.RLIM_INFINITY else most
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))

@@ -19,14 +19,26 @@ if TYPE_CHECKING:
 CLOSE_S = 5
 """How long connections may take to close once all calls are over."""
 
+_BACKLOG = 2048
+"""Connections that may wait to be taken: many clients come at once."""
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; `port` 0 takes a free one. ConfigurationError if there is none to be had."""
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=2048)
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        # One that says it is TCP: else asyncio leaves Nagle's algorithm on, and answers come 40 ms later.
+        listening = socket.socket(family, kind, protocol or socket.IPPROTO_TCP)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen(_BACKLOG)
+        except BaseException:
+            listening.close()
+            raise
+        return listening
     except (OSError, UnicodeError, OverflowError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise ConfigurationError(f"cannot listen on {host}, port {port}: {why}") from None

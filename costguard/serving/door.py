@@ -74,7 +74,7 @@ class Door:
         try:
             project = parse_project(named[0], self._header.decode())
         except ConfigurationError as error:
-            raise _turned(400, "project_unknown", str(error)) from None
+            raise _turned(400, "invalid_request", str(error)) from None
         if len(named) > 1 or (token is not None and not covers(token.project, project)):
             raise _turned(
                 403, "project_refused", f"this token is for {token.project if token else 'one project'} alone"

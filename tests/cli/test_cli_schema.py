@@ -17,7 +17,7 @@ from conftest import API, FLASH, a_task
 from makers import CLIP, PAINTER, SKETCHER, picture, sound, video, write_prices
 from test_cli_formats import ARGUMENTS, commands_with_formats
 
-from costguard import BudgetExceeded, Guard
+from costguard import BudgetExceeded, Guard, tokens
 from costguard.cli import main
 from costguard.reports.formats.json_format import SCHEMA
 from costguard.testing import StandIn
@@ -81,6 +81,7 @@ def asked(standin: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         guard.set_budget("acme", 1, warn_at=(50, 80))
         guard.set_budget("acme/*", "0.5", per="day")
         guard.set_ceiling("acme:writer@1", "0.1")
+        guard.ledger.add_token(tokens.make("acme", "", guard.now_us(), "somebody")[1])
         with guard.wrap(httpx.Client(base_url=API, transport=standin.transport())) as client:
             with guard.scope(tags={"run": "42"}):
                 client.post("/v1", json=[a_task()])

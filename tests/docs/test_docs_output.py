@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import API, FLASH, a_task
 
-from costguard import Guard
+from costguard import Guard, tokens
 from costguard.cli import main
 from costguard.testing import StandIn
 
@@ -75,6 +75,7 @@ def asked(standin: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with Guard("costguard.db", project="acme/search", durability="normal") as guard:
         guard.set_budget("acme", 1, warn_at=(50, 80))
         guard.set_ceiling("acme:writer@1", "0.1")
+        guard.ledger.add_token(tokens.make("acme", "The app", guard.now_us(), "somebody")[1])
         with guard.wrap(httpx.Client(base_url=API, transport=standin.transport())) as client:
             with guard.scope(tags={"run": "42"}):
                 client.post("/v1", json=[a_task()])

@@ -20,8 +20,20 @@ if TYPE_CHECKING:
 @click.option("--project", type=PROJECT, help="Of calls without a token. Default: default.")
 @click.option("--project-header", metavar="NAME", help="Let callers name their project in this header.")
 @click.option("--require-token", is_flag=True, help="No call without a token, also before there are any.")
-@click.option("--mode", type=click.Choice(["enforce", "observe", "off"]), default="enforce", show_default=True)
-@click.option("--on-ledger-error", type=click.Choice(["block", "allow"]), default="block", show_default=True)
+@click.option(
+    "--mode",
+    type=click.Choice(["enforce", "observe", "off"]),
+    default="enforce",
+    show_default=True,
+    help="Whether calls are refused, only recorded, or passed on unseen.",
+)
+@click.option(
+    "--on-ledger-error",
+    type=click.Choice(["block", "allow"]),
+    default="block",
+    show_default=True,
+    help="What happens to calls while the ledger cannot be used.",
+)
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), help="Seconds the API may be silent. Default: any.")
 @click.option("--drain", type=click.FloatRange(0), default=30, show_default=True, help="Seconds for calls at the end.")
 @prices_option

@@ -25,7 +25,7 @@ from scripts.benchmarks.runner.measurement import Measurement
 
 CALLS = 600
 STREAMS = 500
-FIRST, LAST = 20, 1020
+FIRST, LAST = 20, 520
 """Chunks that every stream has delivered when memory is looked at."""
 
 RATIO_MAX = 2.0

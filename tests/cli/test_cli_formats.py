@@ -40,6 +40,7 @@ ARGUMENTS = {
     "reprice": ("--as-of", "2026-11-22"),
     "log": (),
     "project list": (),
+    "token list": (),
 }
 """Every command that prints data, with arguments that make it."""
 

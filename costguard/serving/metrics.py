@@ -26,10 +26,17 @@ async def health(guard: Guard, *, is_draining: bool) -> tuple[int, bytes]:
         said, status = "shutting down", 503
     elif guard.mode != OFF:
         try:
-            await asyncio.to_thread(guard.budgets)
+            if await asyncio.to_thread(_is_degraded, guard):
+                said = "the ledger is away: it is told later"
         except CostguardError:
             said, status = "the ledger cannot be read", 503
     return status, json.dumps({"status": said, "mode": guard.mode}).encode()
+
+
+def _is_degraded(guard: Guard) -> bool:
+    """Whether the ledger is yet to be told of calls; LedgerError if it cannot be read and is needed."""
+    guard.budgets()
+    return guard.degraded is not None
 
 
 async def page(guard: Guard, project: str | None, *, in_flight: int) -> tuple[str, bytes]:

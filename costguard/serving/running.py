@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import logging
 import signal
 import socket
 import sys
@@ -58,6 +59,7 @@ def run(proxy: Proxy, listening: socket.socket, *, drain_s: float, started: Call
     `started` is called when calls are taken. ConfigurationError without a server to run.
     """
     _allow_connections()
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     with _caught():
         server(proxy, drain_s=drain_s, started=started).run(sockets=[listening])
 
@@ -93,6 +95,11 @@ def server(proxy: Proxy, *, drain_s: float, started: Callable[[], object]) -> uv
         timeout_graceful_shutdown=CLOSE_S,
     )
     return Server(config)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Of an answer that broke off the proxy has said so itself."""
+    return "without completing response" not in record.getMessage()
 
 
 @contextlib.contextmanager

@@ -15,6 +15,16 @@ WAIT_S = 20
 """What happens at once on a machine that is not busy."""
 
 
+def until(condition: Callable[[], object]) -> None:
+    """Wait for what another thread is about to do."""
+    pause = threading.Event()
+    for _ in range(WAIT_S * 100):
+        if condition():
+            return
+        pause.wait(0.01)
+    raise AssertionError("it never came")
+
+
 class Served(NamedTuple):
     """A proxy that runs, and how it is told to end; then everything is written."""
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from conftest import FLASH, a_task, audit
-from proxied import WAIT_S, Got, Plain, Served
+from proxied import WAIT_S, Got, Plain, Served, until
 
 from costguard import Guard
 from costguard.money import NANOS
@@ -23,16 +23,6 @@ STREAM = [("content-type", "text/event-stream"), ("transfer-encoding", "chunked"
 PIECE = b'data: {"choices":[{"index":0,"delta":{"content":"gull "},"finish_reason":null}]}\n\n'
 ASKED = {"model": FLASH, "messages": [{"role": "user", "content": "x"}], "max_tokens": 100}
 CHAT = "/v1/chat/completions"
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for what another thread is about to do."""
-    pause = threading.Event()
-    for _ in range(WAIT_S * 100):
-        if condition():
-            return
-        pause.wait(0.01)
-    raise AssertionError("it never came")
 
 
 def endless(_: Got) -> Any:

@@ -12,7 +12,7 @@ from conftest import LIMIT, a_task
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
-from proxied import Served
+from proxied import Served, until
 
 from costguard import Guard, money
 from costguard.cli import main
@@ -46,6 +46,7 @@ def test_every_figure_is_the_ledgers(served: Served, own_guard: Guard, standin: 
     own_guard.set_budget("acme/*", 0, per="day")
     for count in (1, 2):
         assert httpx.post(f"{served.url}/v1", json=[a_task() for _ in range(count)]).status_code == 402
+    until(lambda: not served.proxy._calls)
     found = scraped(served)
     rows = own_guard.ledger.tasks()
     project = "acme/search"

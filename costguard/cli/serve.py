@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Guard clients in any language: a reverse proxy.")
 @click.option("--upstream", required=True, type=ENDPOINT, help="The API that calls go to: https://api.runware.ai")
+@click.option("--upstream-ws", metavar="URL", help="Where its websockets are. Default: Runware's, or the same address.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", default=8402, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
 @click.option("--project", type=PROJECT, help="Of calls without a token. Default: default.")
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 def serve(
     session: Session,
     upstream: str,
+    upstream_ws: str | None,
     host: str,
     port: int,
     project: str | None,
@@ -68,13 +70,14 @@ def serve(
         mode=mode,
         on_ledger_error=on_ledger_error,
         prices=folder,
-        endpoints=[endpoint_of(upstream)],
+        endpoints=[endpoint_of(upstream), *([upstream_ws] if upstream_ws else [])],
         clock=session.clock,
     )
     with guard, running.listen(host, port) as listening:
         proxy = app(
             guard,
             upstream,
+            upstream_ws=upstream_ws,
             project_header=project_header,
             require_token=require_token,
             timeout_s=timeout,

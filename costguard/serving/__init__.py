@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from costguard.guard import Guard
 from costguard.serving.door import Door
 from costguard.serving.proxy import Proxy
+from costguard.serving.sockets import SocketUpstream
 from costguard.serving.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def app(
     guard: Guard,
     upstream: str,
     *,
+    upstream_ws: str | None = None,
     project_header: str | None = None,
     require_token: bool = False,
     timeout_s: float | None = None,
@@ -31,10 +33,12 @@ def app(
 ) -> Proxy:
     """An ASGI app that passes calls on to `upstream` under `guard`; the guard stays yours to close.
 
-    `upstream`: the address of an API that the guard knows: Runware's, or one of `Guard(endpoints=…)`. `project_header`:
-    a header by which callers may name their project. `require_token`: no call without a token, also before there are
-    any. `timeout_s`: how long the upstream may be silent; None: for ever. `drain_s`: how long calls may go on once the
-    server ends. `transport`: what sends, httpx's own unless stated. ConfigurationError for what cannot be used.
+    `upstream`: the address of an API that the guard knows: Runware's, or one of `Guard(endpoints=…)`. `upstream_ws`:
+    that of its websockets; None: Runware's, or the same one. `project_header`: a header by which callers may name their
+    project. `require_token`: no call without a token, also before there are any. `timeout_s`: how long the upstream may
+    be silent; None: for ever. `drain_s`: how long calls may go on once the server ends. `transport`: what sends,
+    httpx's own unless stated. ConfigurationError for what cannot be used.
     """
     door = Door(guard, project_header=project_header, require_token=require_token)
-    return Proxy(guard, Upstream(guard, upstream, timeout_s=timeout_s, transport=transport), door, drain_s=drain_s)
+    http = Upstream(guard, upstream, timeout_s=timeout_s, transport=transport)
+    return Proxy(guard, http, door, SocketUpstream(guard, http.url, upstream_ws), drain_s=drain_s)

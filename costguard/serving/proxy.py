@@ -14,6 +14,7 @@ from costguard.serving.answering import SENT, TurnedAwayError, problem_of
 from costguard.serving.asgi import Receive, Scope, Send, answer
 from costguard.serving.caller import Caller, GoneError
 from costguard.serving.door import Door
+from costguard.serving.sockets import Socket, SocketUpstream, deny
 from costguard.serving.upstream import Upstream
 from costguard.wire import NATIVE
 from costguard.wire.dialect import Known, Problem
@@ -29,12 +30,15 @@ log = logging.getLogger("costguard")
 class Proxy:
     """See `serving.app`."""
 
-    def __init__(self, guard: Guard, upstream: Upstream, door: Door, *, drain_s: float) -> None:
+    def __init__(
+        self, guard: Guard, upstream: Upstream, door: Door, sockets: SocketUpstream, *, drain_s: float
+    ) -> None:
         self._guard = guard
         self._upstream = upstream
         self._door = door
         self._drain_s = drain_s
-        self._calls: dict[asyncio.Task[Any], Caller] = {}
+        self._sockets = sockets
+        self._calls: dict[asyncio.Task[Any], Caller | Socket] = {}
         self.is_draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,8 +47,8 @@ class Proxy:
             await self._live(receive, send)
         elif scope["type"] == "http":
             await self._serve(scope, receive, send)
-        else:
-            await send({"type": "websocket.close", "code": 1008})
+        elif scope["type"] == "websocket":
+            await self._talk(scope, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
@@ -60,6 +64,9 @@ class Proxy:
     async def drain(self, seconds: float) -> None:
         """Take no more calls, and let those under way end for so long; then end them, and have that written."""
         self.is_draining = True
+        for call in self._calls.values():
+            if isinstance(call, Socket):
+                call.leave()
         if self._calls:
             await asyncio.wait(self._calls, timeout=seconds)
         left = list(self._calls.items())
@@ -67,8 +74,8 @@ class Proxy:
             log.warning(
                 "%d calls were cut short by the end of the proxy: what was sent of them is unresolved", len(left)
             )
-            for _, caller in left:
-                caller.stop()
+            for _, call in left:
+                call.stop()
             await asyncio.wait([task for task, _ in left], timeout=STOP_S)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,6 +94,27 @@ class Proxy:
         finally:
             del self._calls[task]
             caller.leave()
+
+    async def _talk(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A websocket, from the request for it on."""
+        task, talking = asyncio.current_task(), Socket(receive, send)
+        if task is None or (await receive())["type"] != "websocket.connect":
+            return
+        self._calls[task] = talking
+        try:
+            token = self._door.take_token(scope)
+            if self.is_draining:
+                raise TurnedAwayError(Problem(503, "shutting_down", "the proxy is shutting down; nothing was sent"))
+            project = await self._door.project(scope, token)
+            with self._guard.scope(project=project):
+                await talking.serve(scope, self._sockets, self._door.dropped)
+        except Exception as error:  # noqa: BLE001  see `deny`
+            if talking.is_accepted:
+                log.error("a websocket failed in the proxy: %s", _where(error))
+            else:
+                await deny(scope, send, error, self._sockets.name)
+        finally:
+            del self._calls[task]
 
     async def _call(self, scope: Scope, caller: Caller, send: Send) -> None:
         token = self._door.take_token(scope)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from costguard.errors import ConfigurationError
 from costguard.serving.proxy import Proxy
+from costguard.serving.sockets import FRAME_BYTES_MAX
 
 if TYPE_CHECKING:
     import uvicorn
@@ -93,13 +94,16 @@ def server(proxy: Proxy, *, drain_s: float, started: Callable[[], object]) -> uv
         date_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=CLOSE_S,
+        ws="websockets-sansio",
+        ws_max_size=FRAME_BYTES_MAX,
+        ws_ping_timeout=None,  # no pong is read while a frame waits at the gate
     )
     return Server(config)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Of an answer that broke off the proxy has said so itself."""
-    return "without completing response" not in record.getMessage()
+    """Of an answer that broke off the proxy has said so itself, and a refused websocket is complete."""
+    return "ASGI callable returned without completing" not in record.getMessage()
 
 
 @contextlib.contextmanager

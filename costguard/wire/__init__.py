@@ -8,6 +8,7 @@ from costguard.wire.openai_style.messages import Messages
 from costguard.wire.openai_style.paths import OpenAIStyle
 from costguard.wire.openai_style.responses import Responses
 from costguard.wire.runware.dialect import Runware
+from costguard.wire.runware.hosts import SOCKETS as SOCKETS
 
 NATIVE: Dialect = Runware()
 """The dialect of tasks that callers hand over without a request, and of results from anywhere."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
 import logging
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 CLOSE_S = 5
 """How long connections may take to close once all calls are over."""
+
+_LOOK_S = 0.1
+"""How soon a second Ctrl-C is seen."""
 
 _BACKLOG = 2048
 """Connections that may wait to be taken: many clients come at once."""
@@ -82,8 +86,11 @@ def server(proxy: Proxy, *, drain_s: float, started: Callable[[], object]) -> uv
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             for one in self.servers:
                 one.close()
-            if not self.force_exit:
-                await proxy.drain(drain_s)
+            draining = asyncio.ensure_future(proxy.drain(drain_s))
+            while not draining.done() and not self.force_exit:
+                await asyncio.wait([draining], timeout=_LOOK_S)
+            await proxy.drain(0)  # whatever is left, if it was not waited for
+            await draining
             await super().shutdown(sockets)
 
     config = uvicorn.Config(

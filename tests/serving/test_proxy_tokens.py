@@ -220,3 +220,22 @@ def test_the_list_says_who_made_what_and_when_it_was_revoked(token: str, run: Ca
     assert run("token", "revoke", token_id) == f"Token {token_id} for acme/web is revoked.\n"
     unknown = CliRunner().invoke(main, ["token", "revoke", "abc"], obj=Session("nowhere.db"))
     assert unknown.exit_code == 1
+
+
+def test_a_ledger_that_cannot_be_opened_asks_nobody_for_a_token_where_nothing_is_refused(
+    upstream: str, make_guard: Callable[..., Guard], serve: Callable[..., Served], standin: StandIn, tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    guard = make_guard(path=tmp_path / "folder", mode="observe", endpoints=[f"{upstream}/v1"])
+    assert call(serve(guard, upstream)).status_code == 200
+    assert len(standin.received) == 1
+
+
+def test_a_token_that_was_known_stays_so_while_the_ledger_is_away(
+    served: Served, own_guard: Guard, token: str, standin: StandIn
+) -> None:
+    assert call(served, **{HEADER: token}).status_code == 200
+    own_guard.close()
+    assert call(served, **{HEADER: token}).status_code == 503
+    assert call(served).status_code == 401
+    assert httpx.get(f"{served.url}/v1/models", headers={HEADER: token}).status_code == 404  # the upstream's

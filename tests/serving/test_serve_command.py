@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from click.testing import CliRunner
 from conftest import a_task
+from proxied import Got, Plain
 
 from costguard import Guard
 from costguard.cli import main
@@ -63,6 +67,32 @@ def test_it_serves_until_it_is_told_to_end_and_leaves_a_ledger_that_is_whole(
         (row,) = guard.ledger.tasks()
         assert (row.project, row.status, row.charged) == ("acme/app", "settled", int(standin.billed() * NANOS))
         assert guard.verify().difference is None
+
+
+def test_a_second_ctrl_c_does_not_wait_and_loses_nothing(ledger: Path) -> None:
+    is_asked, goes_on = threading.Event(), threading.Event()
+
+    def stuck(_: Got) -> Any:
+        is_asked.set()
+        goes_on.wait(60)
+        return 200, [("content-length", "0")], []
+
+    with Plain(stuck) as api, program(ledger, "--upstream", api.url, "--drain", "1000") as (process, url, _):
+        answers: list[int] = []
+        caller = threading.Thread(
+            target=lambda: answers.append(httpx.post(f"{url}/v1", json=[a_task()], timeout=60).status_code)
+        )
+        caller.start()
+        assert is_asked.wait(60)
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.3)
+        caller.join()
+        goes_on.set()
+    assert answers == [503]
+    with Guard(ledger) as guard:
+        assert [row.status for row in guard.ledger.tasks()] == ["unresolved"]
 
 
 def test_it_says_so_when_others_can_reach_it(ledger: Path, upstream: str) -> None:

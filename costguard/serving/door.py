@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 import time
+from urllib.parse import unquote
 
 from costguard import tokens
 from costguard.errors import ConfigurationError, LedgerError
@@ -58,8 +59,8 @@ class Door:
         found = _PREFIX.match(path)
         told = header(scope["headers"], headers.TOKEN)
         if found is not None:
-            scope["raw_path"] = path[found.end() :].encode("latin-1")
-            scope["path"] = "/" + scope["path"].removeprefix("/t/").partition("/")[2]
+            rest = path[found.end() :] or "/"
+            scope["raw_path"], scope["path"] = rest.encode("latin-1"), unquote(rest)
             told.append(found[1])
         return None if not told else told[0] if len(set(told)) == 1 else ""
 

@@ -64,6 +64,11 @@ class Talk:
         port = _Port(message, deliver, is_open, self._ask)
         await adrive(self._conversation.message(self._call), port, self.guard.offload)
 
+    @property
+    def is_at_rest(self) -> bool:
+        """True if all that was sent is answered, as far as it is guarded."""
+        return self._call is None or self._conversation.is_at_rest
+
     async def hear(self, message: Message) -> None:
         """Book what a message tells, before anybody acts on it."""
         if self._call is not None:

@@ -28,6 +28,11 @@ class Conversation:
         self._awaited: dict[int, tuple[Books, Admission]] = {}
         """By the `id` of each task that is not answered yet."""
 
+    @property
+    def is_at_rest(self) -> bool:
+        """True if all that was sent is answered."""
+        return not self._awaited
+
     def message(self, call: Call) -> Flow:
         """One message out."""
         return message(self._desk, call, self)

@@ -1,16 +1,16 @@
-"""Websockets through the proxy: passed on where nothing is refused, and refused where a guard enforces."""
+"""Websockets through the proxy: what goes out passes the gate, what comes in is heard, frame by frame."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
+from costguard.clients.websockets import Talk
 from costguard.errors import ConfigurationError, CostguardError
 from costguard.exchange.endpoints import normal_host
 from costguard.exchange.gate import ENFORCE
@@ -34,25 +34,6 @@ _UNSENDABLE = {1005: 1000, 1006: _FAILED, 1015: _FAILED}
 log = logging.getLogger("costguard")
 
 
-Deliver = Callable[[Any], Awaitable[object]]
-
-
-class Talk:
-    """What passes on a connection, unseen."""
-
-    is_at_rest = True
-
-    async def send(self, frame: str | bytes, deliver: Deliver, is_open: object) -> None:  # noqa: ARG002
-        """One message out."""
-        await deliver(frame)
-
-    async def hear(self, frame: str | bytes) -> None:
-        """One message in."""
-
-    async def end(self, reason: str) -> None:
-        """The connection is over."""
-
-
 class SocketUpstream:
     """Where websockets are passed on to: at `url`, with or without its `/v1`; None: where `api` has them."""
 
@@ -60,13 +41,28 @@ class SocketUpstream:
         self._guard = guard
         self._base = _base(api, url)
         self.name = urlsplit(self._base).netloc
+        if guard.mode == ENFORCE and not self._is_native(VERSION):
+            raise ConfigurationError(
+                f"upstream_ws: this guard does not know {self.name}; name it:"
+                f" Guard(endpoints=[{self._base + VERSION!r}])"
+            )
 
-    def talk(self) -> Talk:
-        """What a connection passes. `TurnedAwayError` where it would have to be guarded."""
-        if self._guard.mode == ENFORCE:
-            said = f"websockets are not guarded yet: send tasks to {VERSION} by POST; nothing was sent"
+    def talk(self, path: str) -> Talk:
+        """What guards a connection to `path`. `TurnedAwayError` for one that a guard cannot read."""
+        if self._guard.mode == ENFORCE and not self._is_native(path):
+            said = f"websockets are guarded at {VERSION} alone, with native tasks; nothing was sent"
             raise TurnedAwayError(Problem(403, "websocket_not_metered", said))
-        return Talk()
+        host, port, full = self._address(path)
+        return Talk(self._guard, host=host, port=port, path=full)
+
+    def _is_native(self, path: str) -> bool:
+        claim = self._guard.claim(*self._address(path))
+        return claim is not None and claim.is_sure and claim.dialects == (NATIVE,)
+
+    def _address(self, path: str) -> tuple[str, int | None, str]:
+        parts = urlsplit(self._base + path)
+        port = None if parts.port == {"ws": 80, "wss": 443}[parts.scheme] else parts.port
+        return normal_host(parts.hostname or ""), port, parts.path
 
     def connect(self, scope: Scope, dropped: frozenset[bytes]) -> Any:
         """A connection to where a request for one is passed on, to be awaited."""
@@ -121,7 +117,7 @@ class Socket:
 
     async def serve(self, scope: Scope, upstream: SocketUpstream, dropped: frozenset[bytes]) -> None:
         """From the first word to the last. Raises what is to be answered in place of a websocket."""
-        talk = self._talk = upstream.talk()
+        talk = self._talk = upstream.talk(raw_path(scope))
         async with upstream.connect(scope, dropped) as far:
             await self._send({"type": "websocket.accept", "subprotocol": far.subprotocol, "headers": []})
             self.is_accepted = True

@@ -25,6 +25,9 @@ CLOSE_S = 5
 _LOOK_S = 0.1
 """How soon a second Ctrl-C is seen."""
 
+_IDLE_S = 75
+"""How long a connection may wait for its next call: longer than most clients let theirs wait."""
+
 _BACKLOG = 2048
 """Connections that may wait to be taken: many clients come at once."""
 
@@ -100,6 +103,7 @@ def server(proxy: Proxy, *, drain_s: float, started: Callable[[], object]) -> uv
         server_header=False,
         date_header=False,
         proxy_headers=False,
+        timeout_keep_alive=_IDLE_S,
         timeout_graceful_shutdown=CLOSE_S,
         ws="websockets-sansio",
         ws_max_size=FRAME_BYTES_MAX,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from costguard.budgets import Budget
+    from costguard.clients.everywhere import install, uninstall
     from costguard.errors import ConfigurationError, CostguardError, InvalidRequest, LedgerError, PriceFileError
     from costguard.estimating.estimate import Estimate
     from costguard.exchange.receipt import Receipt
@@ -28,6 +29,8 @@ _HOMES = {
     "PriceFileError": "errors",
     "Receipt": "exchange.receipt",
     "UnpricedTask": "refusals",
+    "install": "clients.everywhere",
+    "uninstall": "clients.everywhere",
 }
 """Public name -> the module it lives in."""
 
@@ -45,6 +48,8 @@ __all__ = [
     "PriceFileError",
     "Receipt",
     "UnpricedTask",
+    "install",
+    "uninstall",
 ]
 
 

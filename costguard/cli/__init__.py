@@ -24,6 +24,7 @@ from costguard.cli import (
     reconcile,
     report,
     reprice,
+    run,
     serve,
     status,
     tasks,
@@ -63,6 +64,7 @@ def main(ctx: click.Context, db: str | Path | None) -> None:
 
 for _module in (
     init,
+    run,
     budgets,
     ceilings,
     status,

@@ -8,18 +8,17 @@ from typing import Any, NoReturn, TypeVar
 import aiohttp
 
 from costguard.clients.aiohttp_messages import (
+    RequestBody,
     address,
     another,
     buffered,
     is_never_sent,
-    is_readable,
     media_type,
-    plain_body,
+    passes,
     read_already,
-    replace_body,
 )
 from costguard.clients.aiohttp_streams import listening
-from costguard.clients.guarding import OPTIONS, Guarding, Handing, call_of, in_hand, second_guard
+from costguard.clients.guarding import OPTIONS, Guarding, Handing, call_of, in_hand, is_copy, second_guard
 from costguard.errors import ConfigurationError
 from costguard.estimating import tokens
 from costguard.exchange.drivers import adrive
@@ -62,7 +61,11 @@ class Middleware:
         hand = in_hand.get()
         if hand is not None and hand.request is request and hand.guard is not self.guard and not self.guard.is_closed:
             raise second_guard("session")
-        call = call_of(self.guard, request, address)
+        return await self.send(request, handler)
+
+    async def send(self, request: Any, handler: Any) -> Any:
+        """As a call of it, for a POST that no other guard has in hand."""
+        call = call_of(self.guard, request, address, passes)
         if call is None:
             return await handler(request)
         port = _Port(handler, request, self.guard, call.claim)
@@ -82,20 +85,24 @@ class _Port:
         self._handler = handler
         self._request = request
         self._guard = guard
-        self._claim = claim
+        self._body = RequestBody(request, claim)
+        self._read: bytes | None = None
         self.response: Any = None
 
     async def read_request(self) -> bytes | None:
-        if not is_readable(self._request, self._claim):
+        body = await self._body.read()
+        if is_copy(self._guard, self._request, body):
             return None
-        return await plain_body(self._request, self._claim)
+        self._read = body
+        return body
 
     async def send(self, effect: Send) -> Head:
-        await replace_body(self._request, effect.body)
+        is_ours = effect.receipt is not None and bool(effect.receipt.tasks)
+        await self._body.replace(effect.body, is_ours)
         self._request.response = None
-        with Handing(self._guard, self._request, effect, self._is_never_sent):
+        with Handing(self._guard, self._request, effect, self._is_never_sent, self._read):
             self.response = await self._handler(self._request)
-        if effect.receipt is not None and effect.receipt.tasks:
+        if is_ours:
             setattr(self.response, OPTIONS, effect.receipt)
         return Head(self.response.status, media_type(self.response))
 
@@ -116,7 +123,7 @@ class _Port:
 
     async def ask(self, question: Question) -> tuple[int, bytes]:
         other = await another(self._request, question.body)
-        with Handing(self._guard, other, Send(question.body), self._is_never_sent):
+        with Handing(self._guard, other, Send(question.body), self._is_never_sent, None):
             response = await self._handler(other)
         try:
             return response.status, await buffered(other, response)

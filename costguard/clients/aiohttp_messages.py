@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import io
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
-from aiohttp.payload import BytesIOPayload, BytesPayload
+from aiohttp.payload import AsyncIterablePayload, BytesIOPayload, BytesPayload, IOBasePayload
 
 from costguard.clients import encodings
 from costguard.clients.encodings import plain_response
-from costguard.clients.guarding import is_json
+from costguard.clients.guarding import begins_as_json, is_json
 from costguard.exchange.effects import Claim
 from costguard.exchange.endpoints import normal_host
 
@@ -51,28 +53,89 @@ class _Changed(BytesPayload):
     """A body of ours: a redirect passes it on, beside the headers that were meant for the first one."""
 
 
-def is_readable(request: Any, claim: Claim) -> bool:
-    """True if the body must be read, or is in memory, or says it is JSON: other uploads are not ours to buffer."""
-    body = request.body
-    is_in_memory = not body or isinstance(body, (BytesPayload, BytesIOPayload))
-    return claim.is_sure or is_in_memory or is_json(media_type(request))
-
-
-async def plain_body(request: Any, claim: Claim) -> bytes:
-    """A request's decoded body; see `encodings.plain_body`. One that comes as a stream is kept, to be sent again."""
+def passes(request: Any, claim: Claim) -> bool:
+    """True for a request whose body is in memory, plain and of no wire."""
     payload = request.body
-    body: bytes = await payload.as_bytes() if payload else b""
-    if isinstance(payload, _Changed):
-        await replace_body(request, body)  # the headers are those of the first one again
-        return body
-    encoding = "" if request.compress else _encoding(request)  # what aiohttp itself compresses, it does when sending
-    return encodings.plain_body(httpx(), encoding, body, claim) if encoding else body
+    return (
+        isinstance(payload, BytesPayload)
+        and not isinstance(payload, _Changed)
+        and claim.passes(payload._value)
+        and "Content-Encoding" not in request.headers
+    )
 
 
-async def replace_body(request: Any, body: bytes | None) -> None:
-    """Give `request` another body, in place: a redirect or a retry of it then repeats the same tasks."""
-    if body is None:
-        return
+class RequestBody:
+    """The body of a request that may be ours; one that is not is a stream again when it is sent, if it was one."""
+
+    def __init__(self, request: Any, claim: Claim) -> None:
+        self._request = request
+        self._claim = claim
+        self._streamed: list[bytes] | None = None
+        self._encoding = "" if request.compress else _encoding(request)  # what aiohttp compresses, it does when sending
+
+    async def read(self) -> bytes | None:
+        """The decoded body; None if it is a stream that is not ours to read, which it then still is."""
+        payload = self._request.body
+        if isinstance(payload, BytesPayload):
+            body = bytes(payload._value)
+        elif not payload:
+            body = b""
+        elif not self._claim.is_sure and not isinstance(payload, BytesIOPayload) and not self._says_json:
+            return None
+        elif isinstance(payload, AsyncIterablePayload) and getattr(payload, "_iter", None) is not None:
+            streamed = await self._iterated(payload)
+            if streamed is None:
+                return None
+            body = streamed
+        else:
+            body = await payload.as_bytes()
+            if isinstance(payload, IOBasePayload) and payload.consumed:  # a file that cannot be wound back
+                payload._value = io.BytesIO(body)
+        if isinstance(payload, _Changed):
+            await _give(self._request, body)  # the headers are those of the first one again
+            return body
+        return encodings.plain_body(httpx(), self._encoding, body, self._claim) if self._encoding else body
+
+    @property
+    def _says_json(self) -> bool:
+        return is_json(media_type(self._request))
+
+    async def _iterated(self, payload: Any) -> bytes | None:
+        """An asynchronous iterator is read, as `as_bytes` would; None if it shows soon that it is not ours."""
+        rest, pieces, is_seen = payload._iter, [], False
+        async for piece in rest:
+            pieces.append(piece)
+            if not is_seen and piece.strip():
+                is_seen = True
+                if not self._claim.is_sure and not self._encoding and not begins_as_json(piece):
+                    payload._iter = _again(pieces, rest)
+                    return None
+        payload._iter, payload._cached_chunks, self._streamed = None, pieces, pieces
+        return b"".join(pieces)
+
+    async def replace(self, body: bytes | None, is_ours: bool) -> None:
+        """Send `body` instead, in place: a redirect or a retry of it then repeats the same tasks.
+
+        None leaves it as it is; but what comes from an iterator, and is ours, is kept to be sent again.
+        """
+        if body is not None:
+            await _give(self._request, body)
+        elif self._streamed is not None and not is_ours:
+            payload = self._request.body
+            payload._iter, payload._cached_chunks = _again(self._streamed), None
+        self._streamed = None
+
+
+async def _again(pieces: list[bytes], rest: AsyncIterator[bytes] | None = None) -> AsyncIterator[bytes]:
+    """What was read of an iterator, then the rest of it."""
+    for piece in pieces:
+        yield piece
+    if rest is not None:
+        async for piece in rest:
+            yield piece
+
+
+async def _give(request: Any, body: bytes) -> None:
     request.headers.pop("Content-Encoding", None)
     request.headers.pop("Transfer-Encoding", None)
     request.compress = request.chunked = None  # it is whole, and its length known

@@ -28,7 +28,8 @@ class _Carried(BaseException):
 
 def carry(error: CostguardError) -> NoReturn:
     """Raise `error`: past the library whose call is under way, if there is one, and this transport is the outermost."""
-    if _is_within.get() and in_hand.get() is None:
+    hand = in_hand.get()
+    if _is_within.get() and (hand is None or hand.is_kept):
         raise _Carried(error)
     raise error
 

@@ -7,19 +7,9 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from costguard.clients.carrying import carry
-from costguard.clients.guarding import Guarding, Handing, call_of, second_guard
-from costguard.clients.httpx_messages import (
-    address,
-    another,
-    buffered,
-    head,
-    is_never_sent,
-    is_readable,
-    module_of,
-    options,
-    plain_body,
-    replace_body,
-)
+from costguard.clients.guarding import Guarding, Hand, Handing, call_of, held, second_guard
+from costguard.clients.httpx_bodies import AsyncBody, SyncBody
+from costguard.clients.httpx_messages import address, another, buffered, head, is_never_sent, module_of, options, passes
 from costguard.clients.httpx_streams import alisten, listen
 from costguard.errors import CostguardError
 from costguard.estimating import tokens
@@ -154,15 +144,10 @@ class GuardedTransport:
 
     def handle_request(self, request: Any) -> Any:
         """Send `request` under guard and return the inner transport's response."""
-        call = _call(self.guard, request)
+        call = look(self.guard, request)
         if call is None:
             return self.inner.handle_request(request)
-        port = _SyncPort(self.inner, request, self.guard, call.claim)
-        try:
-            drive(exchange(self.guard, call), port, self.guard.work)
-        except CostguardError as error:
-            carry(error)
-        return port.response
+        return send(self.guard, self.inner, request, call)
 
 
 class AsyncGuardedTransport:
@@ -185,35 +170,55 @@ class AsyncGuardedTransport:
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send `request` under guard and return the inner transport's response."""
-        call = _call(self.guard, request)
+        call = look(self.guard, request)
         if call is None:
             return await self.inner.handle_async_request(request)
-        port = _AsyncPort(self.inner, request, self.guard, call.claim)
-        try:
-            await adrive(exchange(self.guard, call), port, self.guard.offload)
-        except CostguardError as error:
-            carry(error)
-        return port.response
+        return await asend(self.guard, self.inner, request, call)
+
+
+def look(guard: Guarding, request: Any) -> Call | None:
+    """What the guard needs to know of a request; None for what it does not look at, or is nobody's at a glance."""
+    if request.method != "POST":
+        return None
+    return call_of(guard, request, address, passes, options)
+
+
+def send(guard: Guarding, inner: Any, request: Any, call: Call) -> Any:
+    """Send `request` under `guard` by the transport `inner`, and return its response."""
+    port = _SyncPort(inner, request, guard, call.claim)
+    try:
+        drive(exchange(guard, call), port, guard.work)
+    except CostguardError as error:
+        carry(error)
+    return port.response
+
+
+async def asend(guard: Guarding, inner: Any, request: Any, call: Call) -> Any:
+    """As `send`, for asynchronous transports."""
+    port = _AsyncPort(inner, request, guard, call.claim)
+    try:
+        await adrive(exchange(guard, call), port, guard.offload)
+    except CostguardError as error:
+        carry(error)
+    return port.response
 
 
 class _SyncPort:
     """One request on its way through a synchronous transport."""
 
     def __init__(self, inner: Any, request: Any, guard: Guarding, claim: Claim) -> None:
-        self._claim = claim
+        self._body = SyncBody(guard, request, claim)
         self._inner = inner
         self._request = request
         self._guard = guard
         self.response: Any = None
 
     def read_request(self) -> bytes | None:
-        if not is_readable(self._request, self._claim):
-            return None
-        return plain_body(self._request, self._request.read(), self._claim)
+        return self._body.read()
 
     def send(self, effect: Send) -> Head:
-        replace_body(self._request, effect.body)
-        with Handing(self._guard, self._request, effect, is_never_sent):
+        self._body.replace(effect)
+        with Handing(self._guard, self._request, effect, is_never_sent, self._body.plain):
             self.response = self._inner.handle_request(self._request)
         return head(self.response, effect)
 
@@ -229,7 +234,9 @@ class _SyncPort:
         return listen(self.response, effect, self._guard)
 
     def ask(self, question: Question) -> tuple[int, bytes]:
-        response = self._inner.handle_request(another(self._request, question.body))
+        request = another(self._request, question.body)
+        with held(Hand(self._guard, request)):
+            response = self._inner.handle_request(request)
         try:
             return response.status_code, response.read()
         finally:
@@ -240,20 +247,18 @@ class _AsyncPort:
     """One request on its way through an asynchronous transport."""
 
     def __init__(self, inner: Any, request: Any, guard: Guarding, claim: Claim) -> None:
-        self._claim = claim
+        self._body = AsyncBody(guard, request, claim)
         self._inner = inner
         self._request = request
         self._guard = guard
         self.response: Any = None
 
     async def read_request(self) -> bytes | None:
-        if not is_readable(self._request, self._claim):
-            return None
-        return plain_body(self._request, await self._request.aread(), self._claim)
+        return await self._body.read()
 
     async def send(self, effect: Send) -> Head:
-        replace_body(self._request, effect.body)
-        with Handing(self._guard, self._request, effect, is_never_sent):
+        self._body.replace(effect)
+        with Handing(self._guard, self._request, effect, is_never_sent, self._body.plain):
             self.response = await self._inner.handle_async_request(self._request)
         return head(self.response, effect)
 
@@ -269,7 +274,9 @@ class _AsyncPort:
         return alisten(self.response, effect, self._guard)
 
     async def ask(self, question: Question) -> tuple[int, bytes]:
-        response = await self._inner.handle_async_request(another(self._request, question.body))
+        request = another(self._request, question.body)
+        with held(Hand(self._guard, request)):
+            response = await self._inner.handle_async_request(request)
         try:
             return response.status_code, await response.aread()
         finally:
@@ -277,10 +284,3 @@ class _AsyncPort:
 
     async def pause(self, seconds: float) -> None:
         await sleep(seconds)
-
-
-def _call(guard: Guarding, request: Any) -> Call | None:
-    """What the guard needs to know of a request; None for what it does not look at."""
-    if request.method != "POST":
-        return None
-    return call_of(guard, request, address, options)

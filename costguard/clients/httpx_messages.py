@@ -10,9 +10,8 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from costguard.clients import encodings
 from costguard.clients.encodings import Decoder, plain_response
-from costguard.clients.guarding import OPTIONS, is_json
+from costguard.clients.guarding import OPTIONS
 from costguard.exchange.effects import Claim, Head, Send
 from costguard.exchange.endpoints import normal_host
 
@@ -64,18 +63,15 @@ def header(message: Any, name: bytes) -> str:
     return ""
 
 
-def is_readable(request: Any, claim: Claim) -> bool:
-    """True if the body must be read, or is in memory, or says it is JSON: other uploads are not ours to buffer."""
-    # A redirected request has its bytes in its stream alone.
-    if claim.is_sure or hasattr(request, "_content") or isinstance(request.stream, module_of(request).ByteStream):
-        return True
-    return is_json(header(request, b"content-type"))
+def passes(request: Any, claim: Claim) -> bool:
+    """True for a request whose body is in memory, plain and of no wire."""
+    body: bytes | None = getattr(request, "_content", None)
+    return body is not None and claim.passes(body) and not header(request, b"content-encoding")
 
 
-def plain_body(request: Any, body: bytes, claim: Claim) -> bytes:
-    """A request's body without its Content-Encoding: see `encodings.plain_body`."""
-    encoding = _encoding(request) if "content-encoding" in request.headers else ""
-    return encodings.plain_body(module_of(request), encoding, body, claim) if encoding else body
+def request_encoding(request: Any) -> str:
+    """A request's Content-Encoding, all of them in order; "" without one."""
+    return _encoding(request) if "content-encoding" in request.headers else ""
 
 
 def _encoding(message: Any) -> str:

@@ -31,7 +31,7 @@ def alisten(response: Any, effect: Listen, guard: Guarding) -> bytes | None:
 def _listen(response: Any, effect: Listen, guard: Guarding, base: str, listening: type) -> bytes | None:
     whole = read_already(response)
     if whole is None:
-        kind = _stream_class(getattr(module_of(response), base), listening)
+        kind = stream_class(getattr(module_of(response), base), listening)
         response.stream = kind(response, effect, guard)
     elif effect.sieve is not None:
         replace_content(response, effect.sieve.feed(whole) + effect.sieve.end())
@@ -99,6 +99,6 @@ class _AsyncListening(_Listening):
 
 
 @functools.cache
-def _stream_class(base: type, listening: type) -> Any:
+def stream_class(base: type, listening: type) -> Any:
     """Httpx's clients insist on streams of their own classes."""
     return type("GuardedStream", (listening, base), {})

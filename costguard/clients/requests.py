@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeVar, cast
 
 import requests
@@ -14,7 +14,7 @@ from requests.exceptions import RetryError
 from urllib3.exceptions import MaxRetryError
 from urllib3.util import Retry
 
-from costguard.clients.guarding import OPTIONS, Guarding, Handing, call_of, second_guard
+from costguard.clients.guarding import OPTIONS, Guarding, Hand, Handing, call_of, held, is_copy, second_guard
 from costguard.clients.requests_messages import (
     RequestBody,
     address,
@@ -23,6 +23,7 @@ from costguard.clients.requests_messages import (
     header,
     is_never_connected,
     is_never_sent,
+    passes,
     read_already,
 )
 from costguard.clients.requests_streams import Listening
@@ -105,21 +106,42 @@ class GuardedAdapter(BaseAdapter):
         Where the inner adapter is to send it again after it reached the provider (`max_retries`), each sending is held
         for.
         """
-        call = call_of(self.guard, request, address) if request.method == "POST" else None
-        if call is None:
-            return self.inner.send(request, *args, **kwargs)
-        retries = None
-        while True:
-            port = _Port(self.inner, retries, request, (args, kwargs), self.guard, call.claim)
-            try:
-                drive(exchange(self.guard, call), port, self.guard.work)
-            except Exception as error:
-                if port.again is None or port.again.error is not error:
-                    raise
-            if port.again is None:
-                port.response.connection = self  # an auth flow answers a challenge by it
-                return port.response
-            retries = port.again.go_on(request)
+        return send(self.guard, _as_it_sends, self.inner, request, args, kwargs, connection=self)
+
+
+def _as_it_sends(adapter: Any, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> Any:
+    return adapter.send(request, *args, **kwargs)
+
+
+def send(
+    guard: Guarding,
+    sending: Callable[..., Any],
+    inner: Any,
+    request: requests.PreparedRequest,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    connection: Any,
+) -> Any:
+    """Send `request` under `guard` by `sending(inner, request, *args, **kwargs)`.
+
+    `connection`: the adapter that an auth flow is to answer a challenge by.
+    """
+    call = call_of(guard, request, address, passes) if request.method == "POST" else None
+    if call is None:
+        return sending(inner, request, *args, **kwargs)
+    retries = None
+    while True:
+        port = _Port(sending, inner, retries, request, (args, kwargs), guard, call.claim)
+        try:
+            drive(exchange(guard, call), port, guard.work)
+        except Exception as error:
+            if port.again is None or port.again.error is not error:
+                raise
+        if port.again is None:
+            port.response.connection = connection
+            return port.response
+        retries = port.again.go_on(request)
 
 
 class _SentAgain(BaseException):
@@ -212,6 +234,7 @@ class _Port:
 
     def __init__(
         self,
+        sending: Callable[..., Any],
         inner: Any,
         retries: Retry | None,
         request: requests.PreparedRequest,
@@ -219,6 +242,7 @@ class _Port:
         guard: Guarding,
         claim: Claim,
     ) -> None:
+        self._sending = sending
         self._inner = inner
         self._retries = retries
         self._stepwise = inner
@@ -226,20 +250,25 @@ class _Port:
         self._args, self._kwargs = passed
         self._guard = guard
         self._body = RequestBody(request, claim)
+        self._read: bytes | None = None
         self.response: Any = None
         self.again: _SentAgain | None = None
 
     def read_request(self) -> bytes | None:
-        return self._body.read()
+        body = self._body.read()
+        if is_copy(self._guard, self._request, body):
+            return None
+        self._read = body
+        return body
 
     def send(self, effect: Send) -> Head:
         is_ours = effect.receipt is not None and bool(effect.receipt.tasks)
         self._body.replace(effect.body, is_ours)
         if is_ours or self._retries is not None:  # no other is touched
             self._stepwise = _stepwise(self._inner, self._retries)
-        with Handing(self._guard, self._request, effect, self._is_never_sent):
+        with Handing(self._guard, self._request, effect, self._is_never_sent, self._read):
             try:
-                self.response = self._stepwise.send(self._request, *self._args, **self._kwargs)
+                self.response = self._sending(self._stepwise, self._request, *self._args, **self._kwargs)
             except _SentAgain as again:
                 self.again = again
                 if again.error is not None:
@@ -267,7 +296,9 @@ class _Port:
         return whole
 
     def ask(self, question: Question) -> tuple[int, bytes]:
-        response = self._inner.send(another(self._request, question.body), *self._args, **self._kwargs)
+        request = another(self._request, question.body)
+        with held(Hand(self._guard, request)):
+            response = self._sending(self._inner, request, *self._args, **self._kwargs)
         try:
             return response.status_code, response.content
         finally:

@@ -6,6 +6,7 @@ import io
 import itertools
 import ssl
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,21 +25,23 @@ from urllib3.exceptions import (
 from urllib3.exceptions import SSLError as Urllib3SSLError
 
 from costguard.clients.encodings import plain_body, plain_response
-from costguard.clients.guarding import is_json
+from costguard.clients.guarding import begins_as_json, is_json
 from costguard.exchange.effects import Claim
 from costguard.exchange.endpoints import normal_host
 
 _PEEK_BYTES = 64
-_JSON_BEGINS = b"[{\xef"
-"""First bytes of a JSON array or object, the third one a byte order mark's."""
-
 _OF_THE_BODY = ("Content-Length", "Transfer-Encoding", "Content-Encoding")
 """Headers that speak of the body that was there before."""
 
 
 def address(request: requests.PreparedRequest) -> tuple[str, int | None, str]:
     """Host, port (None for the scheme's own) and path of a request."""
-    parts = urlsplit(request.url or "")
+    return _address(request.url or "")
+
+
+@lru_cache(maxsize=1000)
+def _address(url: str) -> tuple[str, int | None, str]:
+    parts = urlsplit(url)
     port = None if parts.port == {"https": 443, "http": 80}.get(parts.scheme) else parts.port
     return normal_host(parts.hostname or ""), port, parts.path or "/"
 
@@ -60,6 +63,13 @@ def httpx() -> Any:
     import httpx as library
 
     return library
+
+
+def passes(request: requests.PreparedRequest, claim: Claim) -> bool:
+    """True for a request whose body is in memory, plain and of no wire."""
+    body: Any = request.body
+    plain = body.encode() if isinstance(body, str) else body
+    return isinstance(plain, bytes) and claim.passes(plain) and "Content-Encoding" not in request.headers
 
 
 class RequestBody:
@@ -119,8 +129,7 @@ class RequestBody:
 
     def _may_be_tasks(self, beginning: bytes) -> bool:
         """False for a stream that is JSON by no sign: a large upload is then not read into memory."""
-        shown = beginning.lstrip()[:1]
-        return self._claim.is_sure or bool(encoding(self._request)) or not shown or shown in _JSON_BEGINS
+        return self._claim.is_sure or bool(encoding(self._request)) or begins_as_json(beginning)
 
     def replace(self, body: bytes | None, is_ours: bool) -> None:
         """Send `body` instead, in place: a redirect of it then repeats the same tasks.

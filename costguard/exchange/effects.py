@@ -12,6 +12,9 @@ from costguard.exchange.receipt import Receipt
 from costguard.ledger.engine import Steps
 from costguard.wire.dialect import Dialect, Known, Sieve
 
+AT_A_GLANCE = 2**18
+"""Bytes of a body that is looked at where it is: a fraction of a millisecond. Larger ones are read elsewhere."""
+
 
 class Claim(NamedTuple):
     """Whose a POST may be: the dialects to ask, and whether it is surely of the first.
@@ -23,6 +26,15 @@ class Claim(NamedTuple):
     dialects: tuple[Dialect, ...]
     is_sure: bool
     unmetered: Known | None = None
+
+    def passes(self, body: bytes) -> bool:
+        """True for a body that is of no wire, as is seen at a glance: it needs no ledger, no thread and no waiting."""
+        if self.is_sure or self.unmetered is not None or len(body) > AT_A_GLANCE:
+            return False
+        for one in self.dialects:  # noqa: SIM110  felt on each call to any other host
+            if one.recognises(body):
+                return False
+        return True
 
 
 class Call(NamedTuple):

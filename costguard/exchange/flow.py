@@ -164,7 +164,8 @@ def _begun(desk: Desk, call: Call) -> Generator[Effect, Any, Admission | None]:
         yield _unrecorded(desk, call, (yield from _body_if_readable()))
         return None
     body = yield from _body(desk, call)
-    admission = None if body is None else (yield from _admitted(desk, call, body))
+    is_passed = body is None or call.claim.passes(body)
+    admission = None if body is None or is_passed else (yield from _admitted(desk, call, body))
     if admission is None:
         yield _unrecorded(desk, call, body)
     return admission

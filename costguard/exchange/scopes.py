@@ -30,23 +30,28 @@ class Scopes:
     """The scopes of one guard."""
 
     def __init__(self) -> None:
-        self._scope: ContextVar[Scope] = ContextVar("costguard_scope", default=_NO_SCOPE)
+        self._scope: ContextVar[Scope | None] = ContextVar("costguard_scope", default=None)
+        self._outermost = _NO_SCOPE
+
+    def give_all(self, tags: Mapping[str, str]) -> None:
+        """Let every call have `tags`, in whatever thread or task it is made."""
+        self._outermost = Scope(None, parse_tags(tags), None)
 
     def current(self) -> Scope:
         """The innermost scope of this context that was not left."""
-        scope = self._scope.get()
+        scope = self._scope.get() or self._outermost
         while scope.is_left and scope.outer is not None:
             scope = scope.outer
         return scope
 
-    def enter(self, project: str | None, tags: Mapping[str, str]) -> tuple[Scope, Token[Scope]]:
+    def enter(self, project: str | None, tags: Mapping[str, str]) -> tuple[Scope, Token[Scope | None]]:
         """A scope within the current one; what `leave` takes."""
         outer = self.current()
         merged = parse_tags({**outer.tags, **tags}) if tags else outer.tags
         inner = Scope(outer.project if project is None else project, merged, outer)
         return inner, self._scope.set(inner)
 
-    def leave(self, inner: Scope, token: Token[Scope]) -> None:
+    def leave(self, inner: Scope, token: Token[Scope | None]) -> None:
         """Take `inner` away. A task begun within it keeps it; but where it cannot be taken away, it is marked."""
         innermost = self._scope.get()
         try:
@@ -70,7 +75,7 @@ class Block(contextlib.ContextDecorator):
         self._project = None if project is None else parse_project(project)
         self._tags = {} if tags is None else parse_tags(tags)
         self._is_used = False
-        self._entered: tuple[Scope, Token[Scope]] | None = None
+        self._entered: tuple[Scope, Token[Scope | None]] | None = None
 
     def _recreate_cm(self) -> Block:
         """What contextlib enters for each call of a decorated function."""

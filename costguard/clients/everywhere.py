@@ -1,0 +1,167 @@
+"""`costguard.install`: one guard for every client of a program, without a client in hand.
+
+What is put into a client library stays with its classes, so clients that were made before are guarded, too. A library
+is not imported for it: one that comes later gets it when it comes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import logging
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+from costguard.clients.guarding import Guarding
+from costguard.clients.seams import Seam, Seat, check
+from costguard.errors import ConfigurationError
+from costguard.estimating.encoder import preload_soon
+from costguard.exchange.gate import ENFORCE, OFF
+
+LIBRARIES = {
+    "aiohttp": "costguard.clients.aiohttp_everywhere",
+    "httpx": "costguard.clients.httpx_everywhere",
+    "httpx2": "costguard.clients.httpx_everywhere",
+    "requests": "costguard.clients.requests_everywhere",
+}
+"""Each library that is guarded -> the module that knows its seams."""
+
+log = logging.getLogger("costguard")
+
+
+def install(guard: Guarding) -> None:
+    """Guard every client of httpx, httpx2, aiohttp and requests in this process: those made before and after, and
+    calls such as `httpx.post`. The same guard twice is once.
+
+    A client that was wrapped keeps its own guard. Libraries that are not imported yet are guarded when they are.
+    TypeError for what is no Guard; ConfigurationError for one that is closed, while another one is installed, and for
+    a version of a library that is not known: for one that is imported later, the import raises it. In mode "observe" or
+    "off" that is only said in the log. Processes that are forked inherit it; others call it themselves.
+    """
+    if not hasattr(guard, "claim") or not hasattr(guard, "is_closed"):
+        raise TypeError(f"costguard.install takes a Guard, got {type(guard).__module__}.{type(guard).__name__}")
+    if guard.is_closed:
+        raise ConfigurationError("costguard.install: this Guard is closed: install a new one, Guard(path)")
+    put(guard)
+    if guard.mode != OFF:
+        preload_soon()
+
+
+def put(guard: Guarding) -> None:
+    """As `install`, and nothing is loaded before a call needs it."""
+    with _lock:
+        before = _seat.guard
+        if before is not None and before is not guard and not before.is_closed:
+            raise ConfigurationError(
+                "costguard.install: another Guard is installed already, which is still open, and a process has one:"
+                " go on with that Guard, or call costguard.uninstall() first"
+            )
+        _seat.guard = guard
+        if _finder not in sys.meta_path:
+            sys.meta_path.insert(0, _finder)  # before any look at what is there: in between, another thread may import
+    try:
+        for name in LIBRARIES:
+            if name in sys.modules:
+                _enter(importlib.import_module(name))  # waits for a thread that is still at it
+    except BaseException:
+        if before is None:
+            uninstall()
+        raise
+
+
+def uninstall() -> None:
+    """Take away what `install` put in; nothing if there is nothing. Calls that are on their way keep their guard, and
+    the Guard stays open.
+    """
+    with _lock:
+        _seat.guard = None
+        if _finder in sys.meta_path:
+            sys.meta_path.remove(_finder)
+        for seam, original, ours in reversed(_put):
+            # What another tool has put around it stays: ours lets all pass then.
+            if vars(seam.owner).get(seam.name) is ours:
+                setattr(seam.owner, seam.name, original)
+        _put.clear()
+
+
+_seat = Seat()
+_put: list[tuple[Seam, Any, Any]] = []
+"""Each seam, what was there and what is there now."""
+_lock = threading.RLock()
+"""Nothing is imported while it is held: whoever imports comes here."""
+
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+
+
+def _enter(library: ModuleType) -> None:
+    """Put the guard into a library, all of its seams or none; where it is already, it stays."""
+    known: Any = importlib.import_module(LIBRARIES[library.__name__])
+    with _lock:
+        guard = _seat.guard
+        if guard is None:
+            return
+        try:
+            seams: tuple[Seam, ...] = known.seams(library, _seat)
+            check(library, seams)
+        except ConfigurationError as error:
+            if guard.mode == ENFORCE:
+                raise
+            log.error("%s is not guarded, its calls are sent (mode %s): %s", library.__name__, guard.mode, error)
+            return
+        for seam in seams:
+            original = vars(seam.owner)[seam.name]
+            if not any(original is ours for _, _, ours in _put):
+                ours = seam.around(original)
+                setattr(seam.owner, seam.name, ours)
+                _put.append((seam, original, ours))
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Knows when one of the libraries is imported, and leaves the finding to all others."""
+
+    def __init__(self) -> None:
+        self._looking = threading.local()
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None = None,  # noqa: ARG002
+        target: ModuleType | None = None,  # noqa: ARG002
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname not in LIBRARIES or getattr(self._looking, "is_on", False):
+            return None
+        self._looking.is_on = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._looking.is_on = False
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Loader(spec.loader)
+        return spec
+
+
+class _Loader(importlib.abc.Loader):
+    """Loads a library as its own loader does, then puts the guard in."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        made: ModuleType | None = self._inner.create_module(spec)
+        return made
+
+    def exec_module(self, module: ModuleType) -> None:
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._inner
+        module.__loader__ = self._inner
+        self._inner.exec_module(module)
+        _enter(module)
+
+
+_finder = _Finder()

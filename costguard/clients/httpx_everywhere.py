@@ -1,0 +1,99 @@
+"""Every client of httpx and httpx2: guarded where the two transports of each library send."""
+
+from __future__ import annotations
+
+import functools
+from contextlib import AbstractContextManager
+from types import ModuleType
+from typing import Any
+
+from costguard.clients.ends import End, choosing, is_looked_at
+from costguard.clients.httpx import AsyncGuardedTransport, GuardedTransport, asend, look, send
+from costguard.clients.seams import Seam, Seat, class_of
+
+
+def seams(library: ModuleType, seat: Seat) -> tuple[Seam, ...]:
+    """The places of `library`, which is httpx or httpx2."""
+    client, async_client = class_of(library, "Client"), class_of(library, "AsyncClient")
+    transport, async_transport = class_of(library, "HTTPTransport"), class_of(library, "AsyncHTTPTransport")
+    end = End(transport, "handle_request", GuardedTransport)
+    async_end = End(async_transport, "handle_async_request", AsyncGuardedTransport)
+    return (
+        Seam(transport, "handle_request", ("request",), functools.partial(_handling, seat)),
+        Seam(async_transport, "handle_async_request", ("request",), functools.partial(_ahandling, seat)),
+        Seam(client, "_send_single_request", ("request",), functools.partial(_sending, seat, end)),
+        Seam(async_client, "_send_single_request", ("request",), functools.partial(_asending, seat, async_end)),
+        Seam(client, "_transport_for_url", ("url",), choosing),
+        Seam(async_client, "_transport_for_url", ("url",), choosing),
+    )
+
+
+class _Bare:
+    """A transport as it is without us."""
+
+    __slots__ = ("_original", "_transport")
+
+    def __init__(self, transport: Any, original: Any) -> None:
+        self._transport = transport
+        self._original = original
+
+    def handle_request(self, request: Any) -> Any:
+        return self._original(self._transport, request)
+
+    def handle_async_request(self, request: Any) -> Any:
+        return self._original(self._transport, request)
+
+
+def _handling(seat: Seat, original: Any) -> Any:
+    @functools.wraps(original)
+    def handle_request(self: Any, request: Any) -> Any:
+        guard = seat.guard
+        call = look(guard, request) if guard is not None and is_looked_at(guard, request) else None
+        if guard is None or call is None:
+            return original(self, request)
+        return send(guard, _Bare(self, original), request, call)
+
+    return handle_request
+
+
+def _ahandling(seat: Seat, original: Any) -> Any:
+    @functools.wraps(original)
+    def handle_async_request(self: Any, request: Any) -> Any:
+        guard = seat.guard
+        call = look(guard, request) if guard is not None and is_looked_at(guard, request) else None
+        if guard is None or call is None:
+            return original(self, request)
+        return asend(guard, _Bare(self, original), request, call)
+
+    return handle_async_request
+
+
+def _sending(seat: Seat, end: End, original: Any) -> Any:
+    @functools.wraps(original)
+    def _send_single_request(self: Any, request: Any) -> Any:
+        guard = seat.guard
+        if guard is None or request.method != "POST":
+            return original(self, request)
+        before = end.before(guard, request, self._transport_for_url(request.url))
+        if before is None:
+            return original(self, request)
+        with before:
+            return original(self, request)
+
+    return _send_single_request
+
+
+def _asending(seat: Seat, end: End, original: Any) -> Any:
+    async def within(before: AbstractContextManager[None], self: Any, request: Any) -> Any:
+        with before:
+            return await original(self, request)
+
+    @functools.wraps(original)
+    def _send_single_request(self: Any, request: Any) -> Any:
+        guard = seat.guard
+        if guard is None or request.method != "POST":
+            return original(self, request)
+        before = end.before(guard, request, self._transport_for_url(request.url))
+        return original(self, request) if before is None else within(before, self, request)
+
+    return _send_single_request

@@ -200,6 +200,8 @@ def _said(guard: Guard, project: str, name: str, since_us: int, noted: Container
     from costguard.reports.document import usd
     from costguard.running import RUN_TAG
 
+    if os.environ.get("COSTGUARD", "").strip().lower() == "off":
+        return ["COSTGUARD=off: nothing was guarded"]
     if "started" not in noted:
         return ["no Python was started that could be guarded: what else it called is neither held for nor known"]
     if "guarded" not in noted:

@@ -10,6 +10,9 @@ from costguard.clients.aiohttp import Middleware
 from costguard.clients.guarding import Guarding, in_hand
 from costguard.clients.seams import Seam, Seat, class_of
 
+GUARDS = True
+"""Without it, calls would be sent that nobody guards."""
+
 
 def seams(library: ModuleType, seat: Seat) -> tuple[Seam, ...]:
     """The place of aiohttp."""

@@ -19,18 +19,20 @@ from types import ModuleType
 from typing import Any
 
 from costguard.clients.guarding import Guarding
-from costguard.clients.seams import Seam, Seat, check
+from costguard.clients.seams import Seam, Seat, check, with_self
 from costguard.errors import ConfigurationError
 from costguard.estimating.encoder import preload_soon
 from costguard.exchange.gate import ENFORCE, OFF
 
 LIBRARIES = {
     "aiohttp": "costguard.clients.aiohttp_everywhere",
+    "anthropic": "costguard.clients.sdks_everywhere",
     "httpx": "costguard.clients.httpx_everywhere",
     "httpx2": "costguard.clients.httpx_everywhere",
+    "openai": "costguard.clients.sdks_everywhere",
     "requests": "costguard.clients.requests_everywhere",
 }
-"""Each library that is guarded -> the module that knows its seams."""
+"""Each library that something is put into -> the module that knows its seams."""
 
 log = logging.getLogger("costguard")
 
@@ -110,14 +112,14 @@ def _enter(library: ModuleType) -> None:
             seams: tuple[Seam, ...] = known.seams(library, _seat)
             check(library, seams)
         except ConfigurationError as error:
-            if guard.mode == ENFORCE:
+            if guard.mode == ENFORCE and known.GUARDS:
                 raise
-            log.error("%s is not guarded, its calls are sent (mode %s): %s", library.__name__, guard.mode, error)
+            log.error("nothing is put into %s (mode %s): %s", library.__name__, guard.mode, error)
             return
         for seam in seams:
             original = vars(seam.owner)[seam.name]
             if not any(original is ours for _, _, ours in _put):
-                ours = seam.around(original)
+                ours = seam.around(with_self(original))
                 setattr(seam.owner, seam.name, ours)
                 _put.append((seam, original, ours))
 

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from costguard.clients import encodings
-from costguard.clients.guarding import begins_as_json, is_copy, is_json
-from costguard.clients.httpx_messages import header, module_of, replace_body, request_encoding
+from costguard.clients.guarding import begins_as_json, is_copy
+from costguard.clients.httpx_messages import is_readable, module_of, replace_body, request_encoding
 from costguard.clients.httpx_streams import stream_class
 from costguard.exchange.effects import Claim, Send
 
@@ -29,11 +29,6 @@ class _Body:
         if content is None and isinstance(self._request.stream, module_of(self._request).ByteStream):
             content = b"".join(self._request.stream)  # a redirected request has its bytes there alone
         return content
-
-    @property
-    def _is_looked_at(self) -> bool:
-        """False for uploads that say they are no JSON: these are not ours to take in."""
-        return self._claim.is_sure or is_json(header(self._request, b"content-type"))
 
     def _may_be_tasks(self, beginning: bytes) -> bool:
         return self._claim.is_sure or bool(request_encoding(self._request)) or begins_as_json(beginning)
@@ -78,7 +73,7 @@ class SyncBody(_Body):
         whole = self._whole()
         if whole is not None:
             return self._taken(whole)
-        if not self._is_looked_at:
+        if not is_readable(self._request, self._claim):
             return None
         inner, pieces, is_seen = self._request.stream, [], False
         rest = iter(inner)
@@ -104,7 +99,7 @@ class AsyncBody(_Body):
         whole = self._whole()
         if whole is not None:
             return self._taken(whole)
-        if not self._is_looked_at:
+        if not is_readable(self._request, self._claim):
             return None
         inner, pieces, is_seen = self._request.stream, [], False
         rest = aiter(inner)

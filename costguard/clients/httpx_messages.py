@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from costguard.clients.encodings import Decoder, plain_response
-from costguard.clients.guarding import OPTIONS
+from costguard.clients.guarding import OPTIONS, is_json
 from costguard.exchange.effects import Claim, Head, Send
 from costguard.exchange.endpoints import normal_host
 
@@ -61,6 +61,13 @@ def header(message: Any, name: bytes) -> str:
         if key.lower() == name:
             return str(value.partition(b";")[0].strip().lower().decode("latin-1"))
     return ""
+
+
+def is_readable(request: Any, claim: Claim) -> bool:
+    """True if the body must be read, or is in memory, or says it is JSON: other uploads are not ours to take in."""
+    if claim.is_sure or hasattr(request, "_content") or isinstance(request.stream, module_of(request).ByteStream):
+        return True
+    return is_json(header(request, b"content-type"))
 
 
 def passes(request: Any, claim: Claim) -> bool:

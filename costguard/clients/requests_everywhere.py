@@ -10,6 +10,9 @@ from costguard.clients.ends import End, choosing, is_looked_at
 from costguard.clients.requests import GuardedAdapter, send
 from costguard.clients.seams import Seam, Seat, class_of
 
+GUARDS = True
+"""Without it, calls would be sent that nobody guards."""
+
 
 def seams(library: ModuleType, seat: Seat) -> tuple[Seam, ...]:
     """The places of requests."""

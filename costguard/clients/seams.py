@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import operator
 from collections.abc import Callable
@@ -61,10 +62,26 @@ def unknown(library: ModuleType, what: str) -> ConfigurationError:
 
 
 def _takes(method: Callable[..., Any], names: tuple[str, ...]) -> bool:
-    """Whether it is called as we know it; what passes on whatever it is given (another tool's wrapper) is."""
+    """Whether it can be called as we know it, by whatever names; True for what tells nothing of itself."""
     try:
-        found = list(inspect.signature(method).parameters.values())
+        signature = inspect.signature(method)
     except (TypeError, ValueError):
         return True
-    passes = any(each.kind is inspect.Parameter.VAR_POSITIONAL for each in found)
-    return passes or tuple(each.name for each in found[1 : 1 + len(names)]) == names
+    try:
+        signature.bind(*((None, *names) if inspect.isfunction(method) else names))
+    except TypeError:
+        return False
+    return True
+
+
+def with_self(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A class's method to be called with its object first, also where it is a stand-in of a test that takes none."""
+    if inspect.isfunction(method):
+        return method
+
+    @functools.wraps(method)
+    def bound(self: Any, *args: Any, **kwargs: Any) -> Any:
+        binds: Any = getattr(type(method), "__get__", None)
+        return (method if binds is None else binds(method, self, type(self)))(*args, **kwargs)
+
+    return bound

@@ -134,8 +134,11 @@ async def _turns(guard: Guard, call: Callable[[], Awaitable[None]]) -> tuple[flo
     """µs of a call, bare and installed, taken in turns."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(TURNS):
-        for taken, put in zip(times, (costguard.uninstall, lambda: costguard.install(guard)), strict=True):
-            put()
+        for is_bare, taken in zip((True, False), times, strict=True):
+            if is_bare:
+                costguard.uninstall()
+            else:
+                costguard.install(guard)
             for n in range(CALLS):
                 begin = time.perf_counter()
                 await call()

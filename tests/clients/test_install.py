@@ -13,11 +13,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
+import anthropic
 import httpx
 import httpx2
+import openai
 import pytest
 import requests
-from conftest import API, a_task, audit, every_client, memory, only_task
+from conftest import API, FLASH, a_task, audit, every_client, memory, only_task
 from loopback import Bridge
 
 import costguard
@@ -227,6 +229,66 @@ def test_many_threads_share_it(guard: Guard, standin: StandIn, api: str) -> None
     audit(guard, standin)
 
 
+# -- SDKs ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ask(api: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], object]:
+    """Ask by a client of an SDK, which is made for it, and makes its own of httpx2."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    messages: Any = [{"role": "user", "content": "Which harbours are open?"}]
+    asked: dict[str, Any] = {"model": FLASH, "messages": messages, "max_tokens": 120}
+
+    async def later(kind: Any, of: Callable[[Any], Any], url: str) -> object:
+        async with kind(base_url=url, api_key="key") as client:
+            return await of(client).create(**asked)
+
+    def ask_by(name: str) -> object:
+        kind, url = (getattr(openai, name), api) if "OpenAI" in name else (getattr(anthropic, name), api[:-3])
+
+        def of(client: Any) -> Any:
+            return client.chat.completions if "OpenAI" in name else client.messages
+
+        if name.startswith("Async"):
+            return asyncio.run(later(kind, of, url))
+        with kind(base_url=url, api_key="key") as client:
+            return of(client).create(**asked)
+
+    return ask_by
+
+
+@pytest.mark.parametrize("name", ["OpenAI", "AsyncOpenAI", "Anthropic", "AsyncAnthropic"])
+def test_an_sdks_client_is_guarded_and_its_refusal_is_costguards(
+    name: str, ask: Callable[[str], object], make_guard: Callable[..., Guard], standin: StandIn, api: str
+) -> None:
+    guard = make_guard(endpoints=[api])
+    costguard.install(guard)
+    ask(name)
+    assert only_task(guard).status == "settled"
+    guard.set_budget("/", "0.000001", per="total")
+    sent = len(standin.received)
+    with pytest.raises(BudgetExceeded):
+        ask(name)
+    assert len(standin.received) == sent
+    assert only_task(guard).charged > 0
+    audit(guard)
+
+
+def test_an_sdk_without_its_seam_is_guarded_all_the_same(
+    ask: Callable[[str], object],
+    make_guard: Callable[..., Guard],
+    api: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    guard = make_guard(endpoints=[api])
+    monkeypatch.setattr(openai._base_client, "SyncAPIClient", None)
+    costguard.install(guard)
+    assert "openai._base_client.SyncAPIClient" in caplog.text
+    ask("OpenAI")
+    assert only_task(guard).status == "settled"
+
+
 # -- bad input ----------------------------------------------------------------------------------
 
 
@@ -289,7 +351,7 @@ def test_a_version_without_its_seams_is_refused_by_name(
     if how == "gone":
         monkeypatch.delattr(owner, name)
     else:
-        monkeypatch.setattr(owner, name, lambda self, other: None)
+        monkeypatch.setattr(owner, name, lambda self: None)
     library = owner.__module__.partition(".")[0]
     with pytest.raises(ConfigurationError, match=rf"{library} .* has no .*{owner.__name__}\.{name}\(self, "):
         costguard.install(guard)

@@ -174,7 +174,8 @@ class Reader:
         what = f"{place}: `{shlex.join(command.words)}`"
         match _program(command):
             case "costguard":
-                result = CliRunner().invoke(main, command.words[1:])
+                path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+                result = CliRunner(env={"PATH": path}).invoke(main, command.words[1:])  # `python` is this one
                 code, printed, why = result.exit_code, result.output, f"{result.exception!r}"
             case "python":
                 (code, printed), why = _process(command.words[1]), ""

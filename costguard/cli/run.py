@@ -130,7 +130,7 @@ def run(
         noted = {each.name for each in Path(kept).iterdir()}
     try:
         with session.guard() as guard:
-            said = _said(guard, project, name, since_us, noted)
+            said = _said(guard, project, name, since_us, noted, [per for _, per in limits])
     except CostguardError as error:  # the exit code is the program's all the same
         said = [f"what it cost cannot be told: {error}"]
     for line in said:
@@ -193,8 +193,8 @@ def _is_in_front() -> bool:
         os.close(terminal)
 
 
-def _said(guard: Guard, project: str, name: str, since_us: int, noted: Container[str]) -> list[str]:
-    """What the run came to, in lines."""
+def _said(guard: Guard, project: str, name: str, since_us: int, noted: Container[str], named: list[str]) -> list[str]:
+    """What the run came to, in lines. `named`: the budgets that it set on its project; without one, all are told of."""
     from costguard import money
     from costguard.projects import covers
     from costguard.reports.document import usd
@@ -222,7 +222,7 @@ def _said(guard: Guard, project: str, name: str, since_us: int, noted: Container
     lines += [
         f"budget {each.project} per {each.per}: {usd(each.remaining)} of {usd(each.limit)} USD left"
         for each in guard.status(project)
-        if covers(each.project, project)
+        if ((each.project == project and each.per in named) if named else covers(each.project, project))
     ]
     return lines
 

@@ -35,8 +35,8 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[t
             yield from commands(command, (*path, name))
 
 
-TREE = [(path, command) for path, command in commands(main) if path != ("demo",)]
-"""Every command and group; the demo runs a server, and has few arguments."""
+TREE = [(path, command) for path, command in commands(main) if path not in (("demo",), ("run",))]
+"""Every command and group; the demo runs a server, and has few arguments, and what `run` is given is run."""
 
 FILES = (
     "ledger.db", "text.db", "empty.db", "folder", "loop", "none.db", "no/such/x.db", "body.json", "prices", "-",

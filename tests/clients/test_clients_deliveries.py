@@ -1,4 +1,7 @@
-"""Each client library over a loopback port, by every delivery: what the server bills is what the ledger says."""
+"""Each client library over a loopback port, by every delivery: what the server bills is what the ledger says.
+
+Each client is tried twice: with the guard in it, and as it is in a process that has a guard installed.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,10 @@ from typing import Any
 import httpx
 import pytest
 from conftest import FLASH, AnyClient, a_task, audit, every_client
+from loopback import flush
 from roads import agree, read_stream
 
+import costguard
 from costguard import BudgetExceeded, Guard
 from costguard.money import NANOS
 from costguard.testing import StandIn
@@ -39,10 +44,16 @@ def guard(make_guard: Callable[..., Guard], url: str) -> Guard:
     return guard
 
 
-@pytest.fixture
-def client(kind: str, guard: Guard, url: str, make_client: Callable[..., AnyClient]) -> AnyClient:
-    """A guarded client of each kind that calls the stand-in."""
-    return make_client(kind, guard, base_url=url, trust_env=False)
+@pytest.fixture(params=["wrapped", "installed"])
+def client(
+    request: pytest.FixtureRequest, kind: str, guard: Guard, url: str, make_client: Callable[..., AnyClient]
+) -> Iterator[AnyClient]:
+    """A client of each kind that calls the stand-in, guarded in each way."""
+    is_wrapped = request.param == "wrapped"
+    if not is_wrapped:
+        costguard.install(guard)
+    yield make_client(kind, guard if is_wrapped else None, base_url=url, trust_env=False)
+    costguard.uninstall()
 
 
 def asked(path: str, **more: Any) -> dict[str, Any]:
@@ -50,7 +61,8 @@ def asked(path: str, **more: Any) -> dict[str, Any]:
 
 
 def booked(guard: Guard) -> tuple[Decimal, Decimal | int]:
-    """USD charged and held."""
+    """USD charged and held, when all is written."""
+    flush(guard)
     rows = guard.ledger.tasks()
     return Decimal(sum(row.charged for row in rows)) / NANOS, Decimal(sum(row.held for row in rows)) / NANOS
 
@@ -58,6 +70,7 @@ def booked(guard: Guard) -> tuple[Decimal, Decimal | int]:
 @every_client
 def test_native_calls_are_charged_at_the_bill(client: AnyClient, guard: Guard, standin: StandIn) -> None:
     client.post(a_task(), a_task(numberResults=2))
+    flush(guard)
     assert agree(guard, standin)
 
 
@@ -66,6 +79,7 @@ def test_native_streams_are_charged_at_the_bill(client: AnyClient, guard: Guard,
     seen: list[bytes] = []
     read_stream(client, a_task(deliveryMethod="stream"), on_chunk=seen.append)
     assert b"[DONE]" in b"".join(seen)
+    flush(guard)
     assert agree(guard, standin)
 
 
@@ -76,6 +90,7 @@ def test_native_polls_settle_at_the_bill(client: AnyClient, guard: Guard, standi
     assert booked(guard)[1] > 0
     for _ in range(4):
         client.post({"taskType": "getResponse", "taskUUID": task["taskUUID"]})
+    flush(guard)
     assert agree(guard, standin)
 
 
@@ -92,6 +107,7 @@ def test_native_calls_that_were_lost_are_the_bill_after_one_reconcile(
     assert booked(guard)[1] >= standin.billed() > 0
     with httpx.Client(base_url=url, trust_env=False) as asking:
         guard.reconcile(asking, min_age="0s")
+    flush(guard)
     assert agree(guard, standin)
 
 

@@ -1,9 +1,9 @@
 """Every snippet in the README and the other pages runs, and shows what really comes out.
 
 The blocks of one document run in order, in one namespace and one empty folder, against the stand-in: whatever
-httpx or httpx2 would send goes to it. `documents.py` tells what a block may say. `key` and `task` are there, as are
-`request.json` and the environment of `ENVIRONMENT`. A document that names the task `LOST` finds it in
-`costguard.db`, sent and unresolved.
+httpx, httpx2, requests or the Runware SDK would send to the API goes to it. `documents.py` tells what a block may say.
+`key` and `task` are there, as are `request.json` and the environment of `ENVIRONMENT`. A document that names the task
+`LOST` finds it in `costguard.db`, sent and unresolved.
 """
 
 from __future__ import annotations
@@ -12,14 +12,19 @@ import importlib
 import json
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import requests
+import runware
 from conftest import API, a_task
 from documents import ROOT, Command, Reader, blocks, commands, shows
+from runware_sdk import unhurried
 
+import costguard
 from costguard import BudgetExceeded, Guard
 from costguard.testing import StandIn
 
@@ -49,6 +54,10 @@ def reader(tmp_path: Path, standin: StandIn, monkeypatch: pytest.MonkeyPatch) ->
         # The transport is bound in each class: the client's own stays unused.
         monkeypatch.setattr(module.HTTPTransport, "handle_request", answer.handle_request)
         monkeypatch.setattr(module.AsyncHTTPTransport, "handle_async_request", answer_async.handle_async_request)
+    servers = ExitStack()
+    lead_others_to(
+        servers.enter_context(standin.serve()), servers.enter_context(standin.serve_websocket()), monkeypatch
+    )
     guards: list[Guard] = []
     init = Guard.__init__
 
@@ -63,8 +72,26 @@ def reader(tmp_path: Path, standin: StandIn, monkeypatch: pytest.MonkeyPatch) ->
         yield reader
     finally:
         reader.close()
+        costguard.uninstall()
         for guard in guards:
             guard.close()
+        servers.close()
+
+
+def lead_others_to(url: str, websocket_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What requests sends to the API goes to `url`, and the Runware SDK knows no other address."""
+    unhurried(monkeypatch)
+    send, init = requests.adapters.HTTPAdapter.send, runware.Runware.__init__
+
+    def led(adapter: Any, request: Any, *args: Any, **options: Any) -> Any:
+        request.url = request.url.replace(API, url)
+        return send(adapter, request, *args, **options)
+
+    def told(client: Any, **options: Any) -> None:
+        init(client, **{"ws_base_url": websocket_url, "http_base_url": f"{url}/v1", **options})
+
+    monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", led)
+    monkeypatch.setattr(runware.Runware, "__init__", told)
 
 
 def lose_a_task(standin: StandIn) -> None:
@@ -84,6 +111,16 @@ def test_every_snippet_of_the_document_runs(reader: Reader, standin: StandIn, do
     if LOST in text:
         lose_a_task(standin)
     reader.read(text, str(document))
+
+
+def test_each_way_in_of_the_readme_is_charged_at_the_bill(reader: Reader, standin: StandIn) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    ways = text[text.index("## Six ways in") : text.index("## How a call is guarded")]
+    reader.names["task"] = a_task(taskUUID=None)  # each call is one of its own
+    reader.read(ways)
+    tasks = reader.names["guard"].ledger.tasks()
+    assert [(task.project, task.status) for task in tasks] == [("shop/search", "settled")] * 5
+    assert sum(task.charged for task in tasks) == standin.billed() * 10**9 > 0
 
 
 @pytest.mark.parametrize("mode", ["observe", "off"])

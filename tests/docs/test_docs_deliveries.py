@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import pytest
+from tables import ROOT, check_cell, page, tables
 
-ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "docs" / "deliveries.md").read_text(encoding="utf-8")
+TEXT = page("deliveries.md")
 COLUMNS = ("sync", "async and polls", "stream", "webhook", "reconcile")
-ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in TEXT.splitlines() if line.startswith("|")]
-HEAD, _, *BODY = ROWS
+((HEAD, BODY),) = tables(TEXT)
 CELLS = [(row[0], column, cell) for row in BODY for column, cell in zip(COLUMNS, row[1:], strict=True)]
 
 
@@ -23,14 +19,7 @@ def test_the_table_has_a_column_for_every_delivery_and_a_cell_for_every_ending()
 
 @pytest.mark.parametrize(("ending", "column", "cell"), CELLS)
 def test_every_cell_names_a_test_that_exists_or_says_why_there_is_none(ending: str, column: str, cell: str) -> None:
-    if note := re.fullmatch(r"— (\(\d\))", cell):
-        assert TEXT.count(note[1]) >= 2, "the note is explained below the table"
-        return
-    named = re.fullmatch(r"`(test_\w+)::(test_\w+)`", cell)
-    assert named, f"{ending}, {column}: {cell!r} names no test"
-    (file,) = (ROOT / "tests").rglob(f"{named[1]}.py")
-    source = file.read_text(encoding="utf-8")
-    assert re.search(rf"^(async )?def {named[2]}\(", source, re.MULTILINE), f"{cell} does not exist"
+    check_cell(TEXT, f"{ending}, {column}", cell)
 
 
 def test_every_fault_of_the_stand_in_has_an_ending() -> None:

@@ -1,4 +1,4 @@
-"""docs/proxy.md does what it says: its shell commands against a real proxy, its options, its statuses."""
+"""docs/proxy.md and the README say of the proxy what it does: shell commands against a real one, options, statuses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from costguard.testing import StandIn
 from costguard.tokens import make
 
 PAGE = (ROOT / "docs" / "proxy.md").read_text(encoding="utf-8")
-SHELL = re.findall(r"^```sh\n(.*?)^```", PAGE, re.M | re.S)
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHELL = re.findall(r"^```sh\n(.*?)^```", PAGE + README, re.M | re.S)
+CURLS = [code[code.index("curl ") :] for code in SHELL if re.search("^curl ", code, re.M)]
 
 
 @pytest.fixture
@@ -42,14 +44,15 @@ def url(standin: StandIn, ledger: Path) -> Iterator[str]:
             thread.join()
 
 
-@pytest.mark.parametrize("code", [code for code in SHELL if code.startswith("curl ")])
+@pytest.mark.parametrize("code", CURLS)
 def test_what_curl_is_told_is_answered(
     code: str, url: str, ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if shutil.which("curl") is None:
         pytest.skip("there is no curl")
-    (tmp_path / "tasks.json").write_text('[{"taskType": "textInference", "model": "google:gemini@3-flash",'
-                                         ' "messages": [{"role": "user", "content": "x"}]}]')  # fmt: skip
+    for name in ("tasks.json", "request.json"):
+        (tmp_path / name).write_text('[{"taskType": "textInference", "model": "google:gemini@3-flash",'
+                                     ' "messages": [{"role": "user", "content": "x"}]}]')  # fmt: skip
     token = "none"
     if "$TOKEN" in code:
         token, kept = make("acme", "", 1, who())
@@ -63,11 +66,11 @@ def test_what_curl_is_told_is_answered(
     assert "harbour" in done.stdout or '"text"' in done.stdout
 
 
-def test_every_serve_on_the_page_is_one_that_there_is() -> None:
-    told = re.findall(r"costguard (?:--db \S+ )?serve ([^\"\n`]*)", PAGE)
-    assert len(told) >= 2
-    for words in told:
-        main.commands["serve"].make_context("serve", shlex.split(words))
+def test_every_serve_and_run_on_the_pages_is_one_that_there_is() -> None:
+    told = re.findall(r"costguard (?:--db \S+ )?(serve|run) ([^\"\n`&]*)", PAGE + "".join(SHELL))
+    assert {name for name, _ in told} == {"serve", "run"}
+    for name, words in told:
+        main.commands[name].make_context(name, shlex.split(words, comments=True))
 
 
 def test_every_option_is_told() -> None:

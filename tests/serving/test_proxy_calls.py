@@ -100,6 +100,18 @@ def test_the_ledger_is_the_bill(
     audit(own_guard)
 
 
+def test_polls_settle_at_the_bill(served: Served, own_guard: Guard, standin: StandIn) -> None:
+    task = a_task(deliveryMethod="async", numberResults=2)
+    with httpx.Client(base_url=served.url) as client:
+        client.post("/v1", json=[task])
+        for _ in range(4):
+            client.post("/v1", json=[{"taskType": "getResponse", "taskUUID": task["taskUUID"]}])
+    until(lambda: not served.proxy._calls)
+    (row,) = own_guard.ledger.tasks()
+    assert (row.status, row.held, row.charged) == ("settled", 0, int(standin.billed() * NANOS))
+    audit(own_guard)
+
+
 def test_keys_pass_and_are_kept_nowhere(
     served: Served, own_guard: Guard, standin: StandIn, ledger: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

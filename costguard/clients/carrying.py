@@ -1,21 +1,35 @@
 """Errors of costguard past libraries that retry and wrap whatever a transport raises.
 
-Such a library catches every `Exception`. So where a call of its is under way, the guarded transport raises a carrier,
-which is none, and the library's own entry, as costguard puts it into a client, turns that back.
+Such a library catches every `Exception`. So where a call of its is under way, its own transport raises a carrier,
+which is none, and the library's entry, as costguard puts it into a client, turns that back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NoReturn, TypeVar
 
-from costguard.clients.guarding import in_hand
 from costguard.errors import CostguardError
 
 R = TypeVar("R")
 
-_is_within: ContextVar[bool] = ContextVar("costguard_within_a_call", default=False)
+Owns = Callable[[object], bool]
+"""Whether a transport is one that a library's call sends by: whatever else is used meanwhile has another caller."""
+
+
+class _Call:
+    """A call of a library under way. What was begun in it, such as a task, may know of it when it is over."""
+
+    __slots__ = ("is_over", "owns")
+
+    def __init__(self, owns: Owns) -> None:
+        self.owns = owns
+        self.is_over = False
+
+
+_calls: ContextVar[tuple[_Call, ...]] = ContextVar("costguard_calls_of_libraries", default=())
 
 
 class _Carried(BaseException):
@@ -26,41 +40,59 @@ class _Carried(BaseException):
         self.error = error
 
 
-def carry(error: CostguardError) -> NoReturn:
-    """Raise `error`: past the library whose call is under way, if there is one, and this transport is the outermost."""
-    hand = in_hand.get()
-    if _is_within.get() and (hand is None or hand.is_kept):
+def carry(error: CostguardError, transport: object) -> NoReturn:
+    """Raise `error`, which comes out of `transport`: past the library whose call sends by it, if there is one."""
+    if any(call.owns(transport) for call in _calls.get() if not call.is_over):
         raise _Carried(error)
     raise error
 
 
-def calling(run: Callable[..., R], *args: Any, **kwargs: Any) -> R:
+def calling(owns: Owns, run: Callable[..., R], *args: Any, **kwargs: Any) -> R:
     """`run(…)`, a library's entry; what `carry` raises within comes out of it as itself."""
-    outer = _is_within.get()
-    _is_within.set(True)
     try:
-        return run(*args, **kwargs)
-    except _Carried as carried:
-        error = carried.error
-    finally:
-        _is_within.set(outer)  # not by a token: a coroutine may be closed in another context
+        with _under_way(owns):
+            return run(*args, **kwargs)
+    except (_Carried, BaseExceptionGroup) as raised:
+        error = _carried_by(raised)
+        if error is None:
+            raise
     try:
         raise error
     finally:
         del error  # it holds this frame
 
 
-async def acalling(run: Callable[..., Awaitable[R]], *args: Any, **kwargs: Any) -> R:
+async def acalling(owns: Owns, run: Callable[..., Awaitable[R]], *args: Any, **kwargs: Any) -> R:
     """`calling` for an entry that is awaited."""
-    outer = _is_within.get()
-    _is_within.set(True)
     try:
-        return await run(*args, **kwargs)
-    except _Carried as carried:
-        error = carried.error
-    finally:
-        _is_within.set(outer)  # not by a token: a coroutine may be closed in another context
+        with _under_way(owns):
+            return await run(*args, **kwargs)
+    except (_Carried, BaseExceptionGroup) as raised:
+        error = _carried_by(raised)
+        if error is None:
+            raise
     try:
         raise error
     finally:
         del error  # it holds this frame
+
+
+@contextmanager
+def _under_way(owns: Owns) -> Iterator[None]:
+    call = _Call(owns)
+    _calls.set((*(other for other in _calls.get() if not other.is_over), call))
+    try:
+        yield
+    finally:
+        call.is_over = True
+        # Tasks may share a context, and a coroutine may be closed in another one: nothing but this call is taken out.
+        _calls.set(tuple(other for other in _calls.get() if other is not call))
+
+
+def _carried_by(raised: BaseException) -> CostguardError | None:
+    """What a carrier, or a group of tasks that one went through, carries; the first of several."""
+    if isinstance(raised, _Carried):
+        return raised.error
+    if isinstance(raised, BaseExceptionGroup):
+        return next((found for one in raised.exceptions if (found := _carried_by(one)) is not None), None)
+    return None

@@ -47,6 +47,11 @@ def is_client(value: object) -> bool:
     return _client_module(value) is not None
 
 
+def is_of(client: Any, transport: object) -> bool:
+    """True for a transport that `client` sends by."""
+    return any(transport is own for own in (client._transport, *client._mounts.values()))
+
+
 def _client_module(client: object) -> ModuleType | None:
     for name in ("httpx", "httpx2"):
         module = sys.modules.get(name)
@@ -147,7 +152,7 @@ class GuardedTransport:
         call = look(self.guard, request)
         if call is None:
             return self.inner.handle_request(request)
-        return send(self.guard, self.inner, request, call)
+        return send(self.guard, self.inner, request, call, self)
 
 
 class AsyncGuardedTransport:
@@ -173,7 +178,7 @@ class AsyncGuardedTransport:
         call = look(self.guard, request)
         if call is None:
             return await self.inner.handle_async_request(request)
-        return await asend(self.guard, self.inner, request, call)
+        return await asend(self.guard, self.inner, request, call, self)
 
 
 def look(guard: Guarding, request: Any) -> Call | None:
@@ -183,23 +188,26 @@ def look(guard: Guarding, request: Any) -> Call | None:
     return call_of(guard, request, address, passes, options)
 
 
-def send(guard: Guarding, inner: Any, request: Any, call: Call) -> Any:
-    """Send `request` under `guard` by the transport `inner`, and return its response."""
+def send(guard: Guarding, inner: Any, request: Any, call: Call, transport: object) -> Any:
+    """Send `request` under `guard` by the transport `inner`, and return its response.
+
+    `transport`: the one that the client has, which errors come out of.
+    """
     port = _SyncPort(inner, request, guard, call.claim)
     try:
         drive(exchange(guard, call), port, guard.work)
     except CostguardError as error:
-        carry(error)
+        carry(error, transport)
     return port.response
 
 
-async def asend(guard: Guarding, inner: Any, request: Any, call: Call) -> Any:
+async def asend(guard: Guarding, inner: Any, request: Any, call: Call, transport: object) -> Any:
     """As `send`, for asynchronous transports."""
     port = _AsyncPort(inner, request, guard, call.claim)
     try:
         await adrive(exchange(guard, call), port, guard.offload)
     except CostguardError as error:
-        carry(error)
+        carry(error, transport)
     return port.response
 
 

@@ -54,7 +54,7 @@ def _handling(seat: Seat, original: Any) -> Any:
         call = look(guard, request) if guard is not None and is_looked_at(guard, request) else None
         if guard is None or call is None:
             return original(self, request)
-        return send(guard, _Bare(self, original), request, call)
+        return send(guard, _Bare(self, original), request, call, self)
 
     return handle_request
 
@@ -66,7 +66,7 @@ def _ahandling(seat: Seat, original: Any) -> Any:
         call = look(guard, request) if guard is not None and is_looked_at(guard, request) else None
         if guard is None or call is None:
             return original(self, request)
-        return asend(guard, _Bare(self, original), request, call)
+        return asend(guard, _Bare(self, original), request, call, self)
 
     return handle_async_request
 

@@ -95,11 +95,14 @@ def _changed(sdk: Sdk, found: str) -> ConfigurationError:
 def _enter(client: Any, *, is_async: bool) -> None:
     own = client.request
 
+    def owns(transport: object) -> bool:
+        return httpx.is_of(client._client, transport)
+
     def request(*args: Any, **kwargs: Any) -> Any:
-        return calling(own, *args, **kwargs)
+        return calling(owns, own, *args, **kwargs)
 
     async def arequest(*args: Any, **kwargs: Any) -> Any:
-        return await acalling(own, *args, **kwargs)
+        return await acalling(owns, own, *args, **kwargs)
 
     client.request = arequest if is_async else request
 

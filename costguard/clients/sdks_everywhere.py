@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from costguard.clients.carrying import acalling, calling
+from costguard.clients.guarding import in_hand
 from costguard.clients.seams import Seam, Seat, class_of
 
 GUARDS = False
@@ -30,7 +31,7 @@ def _requesting(seat: Seat, original: Any) -> Any:
     def request(*args: Any, **kwargs: Any) -> Any:
         if seat.guard is None:
             return original(*args, **kwargs)
-        return calling(original, *args, **kwargs)
+        return calling(_is_outermost, original, *args, **kwargs)
 
     return request
 
@@ -40,6 +41,12 @@ def _arequesting(seat: Seat, original: Any) -> Any:
     async def request(*args: Any, **kwargs: Any) -> Any:
         if seat.guard is None:
             return await original(*args, **kwargs)
-        return await acalling(original, *args, **kwargs)
+        return await acalling(_is_outermost, original, *args, **kwargs)
 
     return request
+
+
+def _is_outermost(transport: object) -> bool:  # noqa: ARG001
+    """Which of its transports a client sends by is not known here: it is whichever no other one of ours sends for."""
+    hand = in_hand.get()
+    return hand is None or hand.is_kept

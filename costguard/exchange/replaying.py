@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from costguard.errors import ConfigurationError, LedgerError
+from costguard.ledger.accounting.attempts import OPEN
 from costguard.ledger.accounting.book import Ledger
-from costguard.ledger.accounting.endings import OPEN
 from costguard.ledger.records import Admitted, Alert, Doubt, Ending
 from costguard.ledger.spool import Lines, take_over
 from costguard.ledger.spooled import Begun, Ended, Heard, Record, Writing

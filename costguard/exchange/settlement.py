@@ -15,9 +15,9 @@ from costguard.exchange.admission import Admission, Held, tell
 from costguard.exchange.charging import charge_each
 from costguard.exchange.listening import StreamListener
 from costguard.exchange.offload import in_one_wait
-from costguard.ledger.accounting.attempts import Attempt
+from costguard.ledger.accounting.attempts import OPEN, Attempt
 from costguard.ledger.accounting.book import Ledger
-from costguard.ledger.accounting.endings import OPEN, is_taken
+from costguard.ledger.accounting.endings import is_taken
 from costguard.ledger.accounting.results import result_key
 from costguard.ledger.charges import Charge
 from costguard.ledger.engine import Steps

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -37,7 +39,7 @@ class Provider:
     """The stand-in over httpx, which remembers its responses: `log` is each as a log keeps it, whole.
 
     `loses`: so many bytes of a response arrive, and the connection breaks; None: all. `says`: what it answers in place
-    of the stand-in.
+    of the stand-in. `behind`: what happens once a response is made, before any of it arrives.
     """
 
     def __init__(self, standin: StandIn) -> None:
@@ -45,6 +47,7 @@ class Provider:
         self.log: list[dict[str, Any]] = []
         self.loses: int | None = None
         self.says: httpx.Response | None = None
+        self.behind: Callable[[dict[str, Any]], object] = bool
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         if self.says is not None:
@@ -55,6 +58,7 @@ class Provider:
         said = b"".join(reply.chunks)
         if reply.status == 200:
             self.log.append(whole(request.url.path, said))
+            self.behind(self.log[-1])
         sent = said if self.loses is None else said[: self.loses]
         pieces = iter([sent]) if self.loses is None else cut(sent)
         return httpx.Response(reply.status, headers=reply.headers, content=pieces)
@@ -98,8 +102,8 @@ def post(client: httpx.Client, path: str, **more: Any) -> Any:
         return None
 
 
-def imported(guard: Guard, clock: Any, *responses: Any) -> tuple[Booking, list[Conflict]]:
-    importer = Importer(guard.ledger, Source("log", "acme/search", "{}", "{}"))
+def imported(guard: Guard, clock: Any, *responses: Any, project: str = "acme/search") -> tuple[Booking, list[Conflict]]:
+    importer = Importer(guard.ledger, Source("log", project, "{}", "{}"))
     reader = Reader(guard.prices, at="at", model=None, timezone="UTC", now_us=guard.now_us)
     tasks = []
     for number, response in enumerate(responses, start=1):
@@ -207,6 +211,67 @@ def test_a_name_that_fits_two_calls_changes_nothing_and_is_said(
             told_later(guard, clock, road, other)
         assert "2 tasks were answered by that name" in caplog.text
     assert booked(guard) == before
+    audit(guard)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("ends", ["plain", "streamed", "cut"])
+def test_what_was_imported_before_its_own_ending_came_is_charged_once(
+    path: str, ends: str, client: Any, guard: Guard, provider: Provider, clock: Any
+) -> None:
+    provider.behind = lambda response: imported(guard, clock, response)
+    provider.loses = 500 if ends == "cut" else None
+    for tells_cost in (True, False):
+        provider.standin.tells_cost = tells_cost
+        post(client, path, stream=ends != "plain")
+    assert sorted(row.status for row in guard.ledger.tasks()) == ["released", "released", "settled", "settled"]
+    after = (4, billed(provider.standin), 0)
+    assert booked(guard) == after
+    for road in ROADS:
+        for response in provider.log:
+            told_later(guard, clock, road, response)
+    assert booked(guard) == after
+    assert not {response["id"] for response in provider.log} & set(guard.ledger.unconfirmed(guard.now_us()))
+    audit(guard)
+
+
+def test_what_its_own_ending_tells_better_takes_the_place_of_what_was_imported(
+    client: Any, guard: Guard, provider: Provider, clock: Any
+) -> None:
+    def log(response: dict[str, Any]) -> None:
+        usage = {key: value for key, value in response["usage"].items() if key != "cost"}
+        imported(guard, clock, {**response, "usage": usage})
+
+    provider.behind = log
+    post(client, CHAT)
+    (row,) = [row for row in guard.ledger.tasks() if row.charged]
+    assert (row.task_uuid, row.basis) == (provider.log[0]["id"], "cost")
+    assert booked(guard) == (2, billed(provider.standin), 0)
+    audit(guard)
+
+
+@pytest.mark.parametrize("why", ["older", "other figures", "other project", "a second call"])
+def test_what_was_imported_by_that_name_of_another_call_takes_no_charge_away(
+    why: str, client: Any, guard: Guard, provider: Provider, clock: Any
+) -> None:
+    said: dict[str, Any] = {"id": "chatcmpl-1", "model": FLASH, "choices": [{"index": 0}]}
+    usage = {"prompt_tokens": 3, "completion_tokens": 4, "cost": 0.25}
+    logged = {**said, "usage": {**usage, "cost": 0.5} if why == "other figures" else usage}
+    project = "acme/other" if why == "other project" else "acme/search"
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if why != "older" and len(guard.ledger.tasks()) == 1:
+            imported(guard, clock, logged, project=project)
+        return httpx.Response(200, json={**said, "usage": usage})
+
+    if why == "older":
+        imported(guard, clock, logged)
+        clock.now += timedelta(seconds=1)
+    own = guard.wrap(httpx.Client(base_url=API, transport=httpx.MockTransport(answer)))
+    for _ in range(2 if why == "a second call" else 1):
+        post(own, CHAT)
+    charged = 750_000_000 if why == "other figures" else 500_000_000
+    assert booked(guard) == (3 if why == "a second call" else 2, charged, 0)
     audit(guard)
 
 

@@ -12,8 +12,9 @@ from ledgers import DAY_US, NOW_US, a_charge, an_attempt, balance, open_ledger, 
 
 from costguard.budgets import make_budget
 from costguard.errors import LedgerError
+from costguard.ledger.accounting.attempts import IMPORTED
 from costguard.ledger.accounting.book import Ledger
-from costguard.ledger.accounting.importing import DELIVERY, Batch, Booking, Importer, Mark, Recorded, Source
+from costguard.ledger.accounting.importing import Batch, Booking, Importer, Mark, Recorded, Source
 from costguard.ledger.accounting.results import result_key
 from costguard.ledger.charges import Charge
 from costguard.ledger.records import Admitted, Doubt, Refused, Settle
@@ -43,7 +44,7 @@ def add(ledger: Ledger, *tasks: Recorded, source: Source = SOURCE) -> Booking:
 def test_an_imported_task_is_settled_at_once_and_told_from_one_that_was_sent(ledger: Ledger) -> None:
     assert add(ledger, recorded("a", a_charge(7))) == Booking(1, 1, 7, 0, 0)
     (task,) = ledger.tasks()
-    assert (task.status, task.held, task.charged, task.delivery) == ("settled", 0, 7, DELIVERY)
+    assert (task.status, task.held, task.charged, task.delivery) == ("settled", 0, 7, IMPORTED)
     assert (task.reason, task.tags, task.expected, task.upper) == ("import 1", '{"run": "42"}', None, None)
     (attempt,) = ledger.attempts("a")
     assert (attempt.host, attempt.ended_us) == ("", NOW_US)

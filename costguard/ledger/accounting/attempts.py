@@ -5,6 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+OPEN = ("held", "unresolved")
+"""Statuses of attempts whose money is set aside."""
+
+IMPORTED = "import"
+"""How the results of an attempt came that no request was sent for."""
+
+UNKNOWN_AGE_US = 24 * 3_600 * 1_000_000
+"""By default a task that the provider does not know may still be at work for so long: no work takes longer."""
+
 AT_ONCE = 100
 """Tasks that are asked for by one statement."""
 

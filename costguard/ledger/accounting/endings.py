@@ -8,31 +8,26 @@ from itertools import groupby
 from operator import attrgetter
 
 from costguard.errors import ConfigurationError
-from costguard.ledger.accounting.attempts import ATTEMPT, Attempt
-from costguard.ledger.accounting.posting import Posting
-from costguard.ledger.accounting.results import Same, merged_key, same_results
+from costguard.ledger.accounting.attempts import ATTEMPT, OPEN, Attempt
+from costguard.ledger.accounting.improving import Improving, correction
+from costguard.ledger.accounting.results import same_results
 from costguard.ledger.accounting.sql import LOCK_LEASES, LOCK_TASK, LOCK_TASKS, OF_TASK, marks, of_task
-from costguard.ledger.charges import BEYOND_NOTE, WEAK, Basis, Charge, Line, merged
+from costguard.ledger.charges import BEYOND_NOTE, Charge
 from costguard.ledger.engine import Steps, Tx, run
 from costguard.ledger.owner import who
 from costguard.ledger.records import Accept, Alert, Called, Doubt, Ending, Observation, Release, Settle
 
-UNKNOWN_AGE_US = 24 * 3_600 * 1_000_000
-"""By default a task that the provider does not know may still be at work for so long: no work takes longer."""
-
-OPEN = ("held", "unresolved")
-"""Statuses of attempts whose money is set aside."""
-
-_ATTEMPT_AND_SIBLINGS = (
+_ATTEMPT_AND_OTHERS = (
     f"SELECT {ATTEMPT}, EXISTS (SELECT 1 FROM attempts b WHERE b.name_hash = attempts.name_hash"
-    " AND b.task_uuid = attempts.task_uuid AND b.id <> attempts.id)"
+    " AND b.task_uuid = attempts.task_uuid AND b.id <> attempts.id),"
+    f" EXISTS (SELECT 1 FROM attempts b WHERE {OF_TASK})"
     " FROM attempts WHERE id = ?"
 )
 
 _ALIAS = "INSERT INTO aliases (name, task_uuid) VALUES (?,?) ON CONFLICT DO NOTHING"
 
 
-class Endings(Posting):
+class Endings(Improving):
     """The part of `Ledger` that learns what became of attempts."""
 
     def conclude(self, at_us: int, endings: Sequence[Ending]) -> tuple[Alert, ...]:
@@ -49,6 +44,8 @@ class Endings(Posting):
             alerts = self._claimed_before(tx, at_us)
             ids = sorted({ending.attempt_id for ending in endings})
             tx.lock(LOCK_TASKS.format(marks(len(ids)) or "NULL"), ids)
+            for name in sorted({ending.name for ending in endings if isinstance(ending, Called)}):
+                tx.lock(LOCK_TASK, of_task(name))
             if len(ids) > 1:
                 tx.lock(LOCK_LEASES.format(marks(len(ids))), ids)
             for attempt_id, own in groupby(endings, attrgetter("attempt_id")):
@@ -58,14 +55,17 @@ class Endings(Posting):
         return tuple((yield from self._writing(op, beside=True)))
 
     def _conclude(self, tx: Tx, at_us: int, attempt_id: int, endings: Sequence[Ending]) -> list[Alert]:
-        row = tx.one(_ATTEMPT_AND_SIBLINGS, (attempt_id,))
+        name = next((ending.name for ending in endings if isinstance(ending, Called)), "")
+        row = tx.one(_ATTEMPT_AND_OTHERS, (*of_task(name), attempt_id))
         if row is None:
             raise ConfigurationError(f"the ledger knows no attempt {attempt_id}")
-        siblings, attempt = row[-1], Attempt._make(row[:-1])
-        for ending in endings:
-            if isinstance(ending, Called):
-                tx.run(_ALIAS, (ending.name, attempt.task_uuid))
+        siblings, is_known, attempt = row[-2], row[-1], Attempt._make(row[:-2])
         settles = [ending for ending in endings if isinstance(ending, Settle)]
+        if name:
+            tx.run(_ALIAS, (name, attempt.task_uuid))
+            given = self._give_way(tx, at_us, attempt, name, settles) if is_known else None
+            if given is not None:
+                return given
         if settles:
             is_first = not siblings and not attempt.seen and attempt.status in OPEN
             return self._settle(tx, at_us, attempt, settles, is_first=is_first)
@@ -245,46 +245,11 @@ class Endings(Posting):
         status = attempt.status if is_missing else "settled"
         return self._post(tx, at_us, attempt, held, charge, status, seen.reason, key=key)
 
-    def _improve(self, tx: Tx, at_us: int, same: Same, key: str, charge: Charge) -> list[Alert] | None:
-        """What is told anew of a known result takes the place of its charge, line by line; None if nothing is."""
-        seq, attempt_id, old_key, _, _, direct = same.booked
-        old = self._charge(tx, seq)
-        found = merged(old, charge) if same.tells else None
-        if found is None:
-            return None
-        attempt = self._attempt(tx, attempt_id)
-        back = _taken_back(old)
-        alerts = self._post(tx, at_us, attempt, attempt.held, back, attempt.status, attempt.reason, replaces=seq)
-        attempt = self._attempt(tx, attempt_id)
-        own = old.basis in WEAK and found.basis not in WEAK
-        alerts += self._post(
-            tx, at_us, attempt, attempt.held, found, attempt.status,
-            "the provider's own figure came" if own else attempt.reason,
-            key=merged_key(old_key, key, found, named=same.named), direct=direct,
-        )  # fmt: skip
-        weak = [one for one in self._booked(tx, attempt.task_uuid) if one.basis in WEAK]
-        if not any(one.attempt_id == attempt.id for one in weak):
-            tx.run("UPDATE attempts SET unconfirmed = NULL WHERE id = ?", (attempt.id,))
-        return alerts
-
     @staticmethod
     def _capacity(tx: Tx, task_uuid: str) -> int:
         """The results that all attempts of a task asked for."""
         row = tx.one(f"SELECT sum(results) FROM attempts WHERE {OF_TASK}", of_task(task_uuid))
         return int(row[0] or 0) if row else 0
-
-    def _withdraw(self, tx: Tx, at_us: int, task_uuid: str) -> list[Alert]:
-        """The truth came after an operator's word: take back what was booked by hand."""
-        alerts = []
-        for attempt in self._attempts(tx, task_uuid):
-            row = tx.one(
-                "SELECT coalesce(sum(nanos), 0) FROM charges WHERE attempt_id = ? AND basis = 'correction'",
-                (attempt.id,),
-            )
-            if row and row[0]:
-                back, reason = _correction(-row[0]), "the provider's figure came"
-                alerts += self._post(tx, at_us, attempt, attempt.held, back, attempt.status, reason)
-        return alerts
 
     def release_unknown(
         self, at_us: int, task_uuid: str, unknown_age_us: int, reason: str, over: frozenset[int] | None = None
@@ -335,7 +300,7 @@ class Endings(Posting):
                 raise ConfigurationError(f"task {task_uuid}: nothing of it is open in this ledger")
             alerts = []
             for n, attempt in enumerate(still_open):
-                charge = None if charged is None or n else _correction(charged)._replace(notes=(who(),))
+                charge = None if charged is None or n else correction(charged)._replace(notes=(who(),))
                 status = "settled" if charge or attempt.seen else "released"
                 alerts += self._post(tx, at_us, attempt, 0, charge, status, reason, by_hand=who())
             return alerts
@@ -360,41 +325,6 @@ def _share(attempt: Attempt, seen: int) -> tuple[int, bool]:
 def _in_room(charge: Charge, room: int) -> Charge:
     """A new result's charge, which says so if nobody asked for that many."""
     return charge if room > 0 else charge._replace(odd=True, notes=(*charge.notes, BEYOND_NOTE))
-
-
-def _correction(nanos: int) -> Charge:
-    return _bare_charge("correction", (Line("correction", "", None, nanos),), 0)
-
-
-def _taken_back(charge: Charge) -> Charge:
-    """A charge that undoes another one in every sum."""
-    lines = tuple([Line(c, m, None if q is None else -q, -nanos) for c, m, q, nanos in charge.lines])
-    computed, reasoning = (None if n is None else -n for n in (charge.computed_nanos, charge.reasoning_tokens))
-    return _bare_charge(charge.basis, lines, -charge.results)._replace(
-        computed_nanos=computed, price_id=charge.price_id, reasoning_tokens=reasoning
-    )
-
-
-def _bare_charge(basis: Basis, lines: tuple[Line, ...], results: int) -> Charge:
-    """A charge by lines alone, without any figure of the provider's."""
-    return Charge(
-        nanos=sum(line.nanos for line in lines),
-        basis=basis,
-        lines=lines,
-        cost_nanos=None,
-        total_nanos=None,
-        computed_nanos=None,
-        price_id=None,
-        prompt_tokens=None,
-        completion_tokens=None,
-        reasoning_tokens=None,
-        cached_tokens=None,
-        cache_reading=None,
-        odd=False,
-        notes=(),
-        raw=None,
-        results=results,
-    )
 
 
 def _freed(attempt: Attempt) -> str:

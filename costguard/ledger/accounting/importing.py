@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from costguard.budgets import from_us
 from costguard.ledger.accounting.admission import Admissions
-from costguard.ledger.accounting.attempts import Attempt
-from costguard.ledger.accounting.endings import OPEN, UNKNOWN_AGE_US, Endings
+from costguard.ledger.accounting.attempts import IMPORTED, OPEN, UNKNOWN_AGE_US, Attempt
+from costguard.ledger.accounting.endings import Endings
 from costguard.ledger.accounting.naming import Names
 from costguard.ledger.accounting.results import Same, retells, same_results
 from costguard.ledger.accounting.sql import OF_TASK, of_task
@@ -17,9 +17,6 @@ from costguard.ledger.engine import Tx
 from costguard.ledger.owner import who
 from costguard.ledger.records import Admitted, Alert, NewAttempt, Observation
 from costguard.money import to_text
-
-DELIVERY = "import"
-"""How the results of an attempt came that no request was sent for."""
 
 _ANY_NUMBER = 10**9
 """Results that an imported task may have: how many were asked for is not recorded."""
@@ -201,7 +198,7 @@ class Importer(Admissions, Endings):
                 attempts = self._attempts(tx, task.task_uuid)
         if not attempts:
             return self._add_new(tx, at_us, run_id, task, is_first=True)
-        is_sent = any(attempt.delivery != DELIVERY for attempt in attempts)
+        is_sent = any(attempt.delivery != IMPORTED for attempt in attempts)
         booked = self._booked(tx, task.task_uuid)
         pairs = same_results(
             booked,
@@ -254,7 +251,7 @@ class Importer(Admissions, Endings):
         What an import has booked is not what another record with other counts tells of: that is another result.
         """
         old = same.booked
-        is_imported = attempt.delivery == DELIVERY or (attempt.reason or "").startswith("import ")
+        is_imported = attempt.delivery == IMPORTED or (attempt.reason or "").startswith("import ")
         return (
             same.tells
             and old.basis in WEAK
@@ -300,7 +297,7 @@ class Importer(Admissions, Endings):
     def _add_new(self, tx: Tx, at_us: int, run_id: int, task: Recorded, *, is_first: bool) -> Booking:
         """One attempt with all of `results`, settled at once."""
         new = NewAttempt(
-            task.task_uuid, task.task_type, task.model, DELIVERY, len(task.results), None, None, None, "{}",
+            task.task_uuid, task.task_type, task.model, IMPORTED, len(task.results), None, None, None, "{}",
             self._source.tags,
         )  # fmt: skip
         project = self._source.project
@@ -323,11 +320,6 @@ class Importer(Admissions, Endings):
     def _charged(tx: Tx, task_uuid: str) -> int:
         row = tx.one(f"SELECT coalesce(sum(charged), 0) FROM attempts WHERE {OF_TASK}", of_task(task_uuid))
         return int(row[0]) if row else 0
-
-    @staticmethod
-    def _ask_nobody(tx: Tx, task_uuid: str) -> None:
-        """Whoever was sent an imported task is not known, nor with which key: its figure stays ours."""
-        tx.run(f"UPDATE attempts SET unconfirmed = NULL WHERE {OF_TASK} AND unconfirmed = 1", of_task(task_uuid))
 
     def _thresholds(self, *_: object) -> list[Alert]:
         """None: what is long past is no news."""

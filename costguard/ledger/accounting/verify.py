@@ -200,7 +200,7 @@ def _changes(tx: Tx) -> Findings:
     made = {}
     for project, per, *terms, default in tx.each(
         f"SELECT b.project, b.per, {', '.join(f'b.{term}' for term in _TERMS.split(', '))}, d.project"
-        " FROM budgets b LEFT JOIN budgets d ON d.id = b.like_id AND d.per = b.per ORDER BY b.like_id IS NULL"
+        " FROM budgets b LEFT JOIN budgets d ON d.id = b.like_id AND d.per = b.per ORDER BY b.like_id IS NULL, b.id"
     ):
         if default is not None and default == like(project):
             made[project, per] = tuple(terms), last.get((default, per))

@@ -8,11 +8,13 @@ import json
 import logging
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from conftest import FLASH, audit, only_task
+from spools import look, weather
 
 from costguard import Guard
 from costguard.exchange.pieces import Piece
@@ -325,3 +327,25 @@ def test_a_record_of_the_guards_own_name_is_asked_for_first(
 def test_a_spool_keeps_the_name() -> None:
     ended = Ended("key", 1, (Called(0, "chatcmpl-1"),))
     assert Writing().record(Writing().text(ended)) == ended
+
+
+@pytest.mark.parametrize("ends", ["plain", "cut"])
+def test_what_was_imported_before_a_spool_was_told_is_charged_once(
+    ends: str, make_guard: Callable[..., Guard], provider: Provider, clock: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("COSTGUARD_SPOOL", str(tmp_path / "spool"))
+    with weather() as sky:
+        guard = make_guard(path=tmp_path / "here.db", on_ledger_error="allow")
+        client = guard.wrap(httpx.Client(base_url=API, transport=httpx.MockTransport(provider)))
+        provider.loses = 500 if ends == "cut" else None
+        sky.away = True
+        post(client, CHAT, stream=ends == "cut")
+        sky.away = False
+        other = make_guard(path=tmp_path / "here.db")
+        assert imported(other, clock, *provider.log)[1] == []
+        assert booked(other) == (1, billed(provider.standin), 0)
+        assert look(guard)
+        for _ in range(2):
+            assert booked(other) == (2, billed(provider.standin), 0)
+            told_later(other, clock, "import", provider.log[0])
+        audit(other)

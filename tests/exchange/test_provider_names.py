@@ -277,6 +277,29 @@ def test_what_was_imported_by_that_name_of_another_call_takes_no_charge_away(
     audit(guard)
 
 
+@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("name", ["5D41402A-BC4B-2A76-B971-9D911017C592", "A-1"])
+def test_a_name_that_is_a_uuid_is_known_again_in_any_case(
+    road: str, name: str, client: Any, guard: Guard, provider: Provider, clock: Any
+) -> None:
+    usage: dict[str, Any] = {"prompt_tokens": 3, "completion_tokens": 4}
+    said: dict[str, Any] = {
+        "id": name,
+        "object": "chat.completion",
+        "model": FLASH,
+        "choices": [{"index": 0}],
+        "usage": usage,
+    }
+    provider.says = httpx.Response(200, json=said)
+    post(client, CHAT)
+    before = booked(guard)
+    for spelled in (name, name.lower()) if name.count("-") == 4 else (name,):
+        told_later(guard, clock, road, {**said, "id": spelled})
+    assert booked(guard) == before
+    guard.observe({**said, "usage": {**usage, "cost": 0.25}})
+    assert booked(guard) == (1, 250_000_000, 0)
+
+
 def test_what_is_not_of_this_ledger_is_imported_as_ever(
     client: Any, guard: Guard, provider: Provider, clock: Any
 ) -> None:

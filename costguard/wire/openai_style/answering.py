@@ -10,7 +10,7 @@ from costguard.wire import openai_usage
 from costguard.wire.dialect import Ack, Doubt, Ending, Refused, Result, Success
 from costguard.wire.runware.answers import WireError, parse_response, read_leniently
 from costguard.wire.runware.endings import REFUSING, said
-from costguard.wire.runware.names import stored_name
+from costguard.wire.runware.names import task_name
 
 _FEES_CHARS = 100
 
@@ -25,8 +25,8 @@ def read_object(data: bytes) -> dict[str, Any] | None:
 
 
 def name_of(value: Mapping[str, Any]) -> str:
-    """What the provider calls a response; "" where it does not say."""
-    return stored_name(value.get("id"))
+    """What the provider calls a response, spelled as a task's name is; "" where it does not say."""
+    return task_name(value.get("id"))
 
 
 def aliases(task: Task, name: str, ending: Ending) -> Mapping[str, str]:

@@ -50,6 +50,14 @@ class Output(NamedTuple):
             other.audio if self.audio is None else self.audio,
         )
 
+    def within(self, most: Output) -> Output:
+        """The largest that this may be: `most` where it leaves something unsaid, and never less than a side it says."""
+        known = self.over(most)
+        if known.width is None or known.height is None:
+            return known._replace(width=self.width, height=self.height)
+        side, longer = self.width or self.height or 0, max(known.width, known.height)
+        return known if self.pixels is not None or side <= longer else known._replace(width=side, height=longer)
+
     def to_row(self) -> dict[str, Any]:
         """What is said, by name: fit for JSON."""
         return {key: value for key, value in self._asdict().items() if value not in (None, "")}

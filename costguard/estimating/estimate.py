@@ -194,7 +194,8 @@ def _made(task: Task, known: ModelPrices, at_us: int) -> Estimate:
     try:
         found = known.entry(at_us)
         if isinstance(found, OutputPrice):
-            making, price = measure(task.output, task.results, found), found
+            price = found
+            making = measure(task.output, task.results, found)
     except ConfigurationError as error:
         unpriced = str(error)
     return Estimate(

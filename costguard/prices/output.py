@@ -6,6 +6,7 @@ one integer product, rounded once to a nano-dollar.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -54,12 +55,13 @@ class Rate(NamedTuple):
             return False
         if self.resolution and made.resolution:
             return self.resolution == made.resolution
-        if made.width is None or made.height is None:
+        sides = sorted(side for side in (made.width, made.height) if side is not None)
+        if not sides:
             return True
         if self.sides is not None:
             longer, shorter = self.sides
-            return max(made.width, made.height) <= longer and min(made.width, made.height) <= shorter
-        return self.pixels is None or made.width * made.height <= self.pixels
+            return sides[-1] <= longer and (len(sides) == 1 or sides[0] <= shorter)
+        return self.pixels is None or math.prod(sides) <= self.pixels
 
 
 class Measured(NamedTuple):
@@ -114,7 +116,7 @@ class OutputPrice:
         Rounded half-even to a nano-dollar, or up. ConfigurationError if its size or length is not known, or no rate is
         for it, or more than one may be.
         """
-        fitting = self._of_size(self._fitting(made), made)
+        fitting = self._fitting(made)
         rate = fitting[0]
         if any(other.nanos != rate.nanos for other in fitting):
             names = " or ".join(repr(other.name) for other in fitting)
@@ -126,20 +128,23 @@ class OutputPrice:
     def expected(self, asked: Output) -> Measured:
         """What a result that is asked for as `asked` will likely be. ConfigurationError as for `cost`."""
         known = asked.over(self.default).over(self.most)
-        return Measured(self._parts(known), _dearest(self._of_size(self._fitting(known), known)))
+        return Measured(self._parts(known), _dearest(self._fitting(known)))
 
     def worst(self, asked: Output) -> Measured:
         """The dearest that a result within `asked` can come to: smaller ones may have a dearer rate.
 
         Never below `cost` of any result that is no larger and no longer. ConfigurationError as for `cost`.
         """
-        known = asked.over(self.most)
+        known = asked.within(self.most)
         fitting = self._fitting(known)
-        reach = self._reach(fitting, known)
-        if reach is not None:
-            sizeless = known._replace(width=None, height=None)
-            fitting = [rate for rate in self.rates if rate.holds(sizeless) and (rate.reach or 0) <= reach]
-        return Measured(self._parts(known), _dearest(fitting))
+        sizeless = known._replace(width=None, height=None)
+        smaller = [
+            rate
+            for rate in self.rates
+            if rate.holds(sizeless)
+            and any(rate.audio == top.audio and (rate.reach or 0) <= (top.reach or 0) for top in fitting)
+        ]
+        return Measured(self._parts(known), _dearest([*fitting, *smaller]))
 
     def nanos(self, measured: Measured, *, round_up: bool) -> int:
         """What that costs in nano-USD, rounded up or half-even."""
@@ -189,9 +194,20 @@ class OutputPrice:
         return nanos
 
     def _fitting(self, made: Output) -> list[Rate]:
-        found = [rate for rate in self.rates if rate.holds(made)]
-        if found:
-            return found
+        """The rates that a result may be of: with each sound that it may have, those of the smallest size that holds
+        it. ConfigurationError if there is none for one of them.
+        """
+        found: list[Rate] = []
+        for audio in dict.fromkeys(rate.audio for rate in self.rates):
+            if None in (audio, made.audio) or audio == made.audio:
+                own = [rate for rate in self.rates if rate.audio == audio and rate.holds(made)]
+                if not own:
+                    self._refuse_rate(made._replace(audio=audio))
+                reach = self._reach(own, made)
+                found += [rate for rate in own if reach is None or rate.reach == reach]
+        return found or self._refuse_rate(made)
+
+    def _refuse_rate(self, made: Output) -> NoReturn:
         said = [made.resolution, f"{made.width}x{made.height}" if made.pixels is not None else ""]
         sound = "" if made.audio is None else "with audio" if made.audio else "without audio"
         asked = " ".join(filter(None, [*said, sound])) or "such a result"
@@ -199,11 +215,6 @@ class OutputPrice:
             f"{self.id} has no rate for {asked}; it has {', '.join(rate.name or 'one for all' for rate in self.rates)};"
             " add one to the price file"
         )
-
-    def _of_size(self, fitting: Sequence[Rate], made: Output) -> list[Rate]:
-        """Of the rates that a result may be of those that are the smallest to hold it, if they go by its size."""
-        reach = self._reach(fitting, made)
-        return [rate for rate in fitting if reach is None or rate.reach == reach]
 
     def _reach(self, fitting: Sequence[Rate], made: Output) -> int | None:
         """How far the rate of a result goes, in pixels; None if it does not go by its size."""

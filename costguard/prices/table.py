@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, time
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -19,6 +18,7 @@ RATE_MAX_USD = 10**6
 """No rate or fee may pass this (USD): one line of `COUNT_MAX` tokens then stays within 64 bits."""
 
 _NAME = re.compile(r"\S{1,200}")
+_SECONDS = re.compile(r"([0-9]{1,7})(?:\.([0-9]{1,3}))?")
 _SIZE = re.compile(r"([0-9]{1,7})x([0-9]{1,7})")
 
 
@@ -112,13 +112,15 @@ class Table:
     def seconds(self, key: str) -> int:
         """A length in seconds, a whole number or a text such as "7.5", in thousandths of one."""
         value = self._value(key)
-        try:
-            length = Decimal(value) * PARTS["seconds"] if type(value) in (int, str) else Decimal("NaN")  # type: ignore[arg-type]
-        except InvalidOperation:
-            length = Decimal("NaN")
-        if not length.is_finite() or length != length.to_integral_value() or not 0 < length <= MILLISECONDS_MAX:
-            self.refuse(key, f'expected seconds above 0, such as 5 or "7.5", with at most 3 decimals, got {value!r}')
-        return int(length)
+        found = _SECONDS.fullmatch(str(value)) if type(value) in (int, str) else None
+        length = int(found[1]) * PARTS["seconds"] + int((found[2] or "").ljust(3, "0")) if found else 0
+        if not 0 < length <= MILLISECONDS_MAX:
+            self.refuse(
+                key,
+                f'expected seconds above 0, such as 5 or "7.5", with at most 3 decimals and at most'
+                f" {MILLISECONDS_MAX // PARTS['seconds']:,}, got {value!r}",
+            )
+        return length
 
     def usd(self, key: str) -> int:
         """A rate or fee written as text, in nano-dollars."""

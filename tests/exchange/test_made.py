@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import ledgers
 import pytest
 from click.testing import CliRunner
 from conftest import API, CLIENTS, LIMIT, NOW, AnyClient, Clock, a_task, memory, only_task
@@ -161,6 +162,51 @@ def test_a_model_with_a_price_for_another_type_of_task_has_none_for_this_one(gua
 # --- every road ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("each_engine")
+def test_a_length_that_only_the_result_tells_is_charged_at_the_price_whichever_road_tells_it(guard: Guard) -> None:
+    guard.set_ceiling(VOICE, "0.1")
+    tasks = [sound(duration=None), sound(duration=None, deliveryMethod="async")]
+
+    def told(task: dict[str, Any]) -> dict[str, Any]:
+        own = {key: task[key] for key in ("taskType", "taskUUID")}
+        return {**own, "audioURL": "https://x.example/a.mp3", "duration": 10.5}
+
+    def answer(sent: list[dict[str, Any]]) -> tuple[int, Any]:
+        return 200, {"data": [told(tasks[0]), {key: tasks[1][key] for key in ("taskType", "taskUUID")}]}
+
+    with guard.wrap(over(answer)) as client:
+        client.post("/v1", json=tasks)
+    guard.observe({"data": [told(tasks[1])]})
+    assert [(row.status, row.charged, row.basis) for row in guard.ledger.tasks()] == [
+        ("settled", 7_350_000, "computed")
+    ] * 2
+
+
+@pytest.mark.parametrize("delivery", [None, "async"])
+def test_each_image_of_a_sequence_is_held_and_what_was_made_of_it_is_charged(
+    guard: Guard, clock: Clock, delivery: str | None
+) -> None:
+    task = picture(deliveryMethod=delivery, providerSettings={"bytedance": {"maxSequentialImages": 5}})
+    own = {key: task[key] for key in ("taskType", "taskUUID")}
+    made = [{**own, "imageURL": f"https://x.example/{n}.png", "seed": n, "cost": 0.02} for n in range(3)]
+
+    def answer(sent: list[dict[str, Any]]) -> tuple[int, Any]:
+        if sent[0]["taskType"] == "getTaskDetails":
+            return 200, {"data": [details(task, *made)]}
+        assert only_task(guard).held == 100_000_000
+        return 200, {"data": [own] if delivery else made}
+
+    with guard.wrap(over(answer)) as client:
+        client.post("/v1", json=[task])
+        if delivery:
+            guard.observe({"data": [{**each, "status": "success"} for each in made]})
+            assert (only_task(guard).charged, only_task(guard).held) == (60_000_000, 40_000_000)  # more may come
+            clock.now += timedelta(minutes=5)
+            guard.reconcile(client)
+    found = only_task(guard)
+    assert (found.status, found.charged, found.held, found.odd) == ("settled", 60_000_000, 0, False)
+
+
 @pytest.mark.parametrize("kind", CLIENTS)
 def test_all_types_in_one_post_are_charged_as_they_are_billed(
     kind: str, guard: Guard, standin: StandIn, make_client: Callable[..., AnyClient]
@@ -209,6 +255,7 @@ def test_a_video_is_settled_by_its_webhook_and_a_second_one_changes_nothing(
     assert agree(guard, standin)
 
 
+@pytest.mark.usefixtures("each_engine")
 def test_calls_without_an_answer_are_found_out_by_reconcile(
     guard: Guard, standin: StandIn, plain: httpx.Client, clock: Clock
 ) -> None:
@@ -272,6 +319,57 @@ def test_what_is_neither_told_nor_asked_for_is_charged_as_expected_and_says_so(
     assert agree(guard, standin)  # the stand-in makes the five seconds that the price file expects
 
 
+@pytest.mark.usefixtures("each_engine")
+def test_what_is_told_after_prices_changed_is_charged_at_those_of_when_it_was_sent(
+    make_guard: MakeGuard, folder: Path, clock: Clock
+) -> None:
+    file = folder / "painter.toml"
+    text = file.read_text(encoding="utf-8")
+    later = text[text.index("[[prices]]") :].replace("2025-01-01", f"{NOW + timedelta(minutes=30):%Y-%m-%dT%H:%M:%SZ}")
+    file.write_text(f"{text}{later.replace('0.02', '0.03')}", encoding="utf-8")
+    guard = make_guard(prices=folder)
+    task = picture(deliveryMethod="async", numberResults=3)
+    own = {key: task[key] for key in ("taskType", "taskUUID")}
+    with guard.wrap(over(lambda _: (200, {"data": [own]}))) as client:
+        client.post("/v1", json=[task])
+    made = [{**own, "imageURL": f"https://x.example/{seed}.png", "seed": seed} for seed in range(3)]
+    guard.observe({"data": made[:1]})
+    clock.now += timedelta(hours=1)
+    guard.observe({"data": [made[1], {**made[2], "width": 2000, "height": 2000}]})
+    guard.observe({"data": made})
+    assert [line.nanos for line in lines(guard)] == [20_000_000, 20_000_000, 41_000_000]
+    assert (only_task(guard).status, only_task(guard).held) == ("settled", 0)
+    assert guard.estimate(picture()).upper == Decimal("0.03")
+
+
+def test_results_of_several_sizes_beside_an_error_are_each_charged_at_their_own(guard: Guard) -> None:
+    task = picture(numberResults=4)
+    own = {key: task[key] for key in ("taskType", "taskUUID")}
+    sides = (512, 2000, 9000)
+    made = [{**own, "imageURL": "https://x.example/a.png", "seed": s, "width": s, "height": s} for s in sides]
+    with guard.wrap(over(lambda _: (200, {"data": made, "errors": [{**own, "code": "contentBlocked"}]}))) as client:
+        client.post("/v1", json=[task])
+    assert lines(guard) == [
+        Line("results", "up to 1024x1024", 1, 20_000_000),
+        Line("results", "up to 2048x2048", 1, 41_000_000),
+        Line("unitemized", "", None, 20_000_000),  # no rate is for it: as expected, and said to be
+    ]
+    assert (only_task(guard).status, only_task(guard).held, bases(guard)) == ("settled", 0, {"assumed"})
+
+
+def test_while_observing_everything_is_sent_and_charged_at_the_providers_figure(
+    make_guard: MakeGuard, folder: Path, standin: StandIn
+) -> None:
+    guard = make_guard(prices=folder, mode="observe")
+    guard.set_budget("/", "0.01", per="total")
+    unpriced = [sound(duration=None), picture(width=5000, height=5000), picture(model="no:model@1")]
+    with guard.wrap(httpx.Client(base_url=API, transport=standin.transport())) as client:
+        client.post("/v1", json=[picture(), *unpriced, {"taskType": "removeBackground", "inputImage": "x"}])
+    assert agree(guard, standin)
+    assert [row.upper for row in guard.ledger.tasks()] == [20_000_000, None, None, None, None]
+
+
+@pytest.mark.usefixtures("each_engine")
 def test_a_computed_charge_gives_way_to_the_figure_that_comes_later(
     guard: Guard, standin: StandIn, plain: httpx.Client, clock: Clock
 ) -> None:
@@ -339,13 +437,16 @@ _TASKS = st.one_of(
     st.booleans(),
 )
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.usefixtures("each_engine")
 def test_after_any_mix_and_one_reconcile_the_ledger_is_the_bill(
     tmp_path_factory: pytest.TempPathFactory, mix: list[tuple[dict[str, Any], str]], tells_size: bool
 ) -> None:
     home = tmp_path_factory.mktemp("mix")
     standin, clock = a_maker(tells_size=tells_size, polls_until_done=0), Clock(NOW)
     with (
-        Guard(home / "l.db", "acme", durability="normal", clock=clock, prices=write_prices(home)) as guard,
+        Guard(
+            ledgers.place(home / "l.db"), "acme", durability="normal", clock=clock, prices=write_prices(home)
+        ) as guard,
         guard.wrap(httpx.Client(base_url=API, transport=standin.transport())) as client,
     ):
         guard.set_budget("/", 100, per="total")
@@ -367,7 +468,7 @@ def test_after_any_mix_and_one_reconcile_the_ledger_is_the_bill(
 
 
 @pytest.fixture
-def busy(guard: Guard, standin: StandIn, plain: httpx.Client) -> Guard:
+def busy(each_engine: str, guard: Guard, standin: StandIn, plain: httpx.Client) -> Guard:
     """A guard whose ledger has some of everything."""
     guard.set_ceiling("caption", "0.01")
     task = video(duration=4.5)
@@ -445,7 +546,7 @@ def test_other_prices_are_shown_of_what_was_made(busy: Guard, folder: Path, make
 
 
 def test_the_command_shows_what_was_made_in_its_page_of_text(busy: Guard, ledger: Path) -> None:
-    shown = CliRunner().invoke(main, ["--db", str(ledger), "report", "--month", "2026-11"])
+    shown = CliRunner().invoke(main, ["report", "--month", "2026-11"], env={"COSTGUARD_DB": str(ledger)})
     assert shown.exit_code == 0, shown.output
     part = shown.output.partition("What was made")[2]
     assert [line.split()[:5] for line in part.splitlines() if "Inference" in line][:2] == [

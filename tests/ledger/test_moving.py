@@ -21,6 +21,7 @@ from costguard.cli.database import LedgerType
 from costguard.errors import LedgerError
 from costguard.ledger import moving
 from costguard.ledger.accounting.book import Ledger
+from costguard.ledger.charges import Line
 from costguard.ledger.engine import Engine
 from costguard.ledger.engines import open_engine
 from costguard.ledger.engines.files import blend
@@ -69,6 +70,15 @@ def fill(ledger: Ledger, calls: int = 150, seed: int = 1) -> None:
     for name in ("kept", "gone"):
         ledger.add_token(tokens.make("acme", name, NOW_US, "somebody")[1])
     ledger.revoke_token(ledger.tokens()[0].id, NOW_US)
+    for estimate, line in (
+        ('{"seconds": [5000, 9000], "output": {"resolution": "720p"}}', Line("seconds", "720p", 5000, 500)),
+        ("{}", Line("unitemized", "", None, 500)),  # as a ledger has it from before such tasks had prices
+    ):
+        task = an_attempt(900, model="acme:clip@1")._replace(task_type="videoInference", estimate=estimate)
+        found = ledger.admit("other", NOW_US, [task])
+        assert isinstance(found, Admitted)
+        charge = a_charge(500, lines=(line,))._replace(basis="cost", prompt_tokens=None, completion_tokens=None)
+        ledger.conclude(NOW_US, [Settle(found.attempt_ids[0], charge)])
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +133,9 @@ def test_there_and_back_every_report_is_the_same_to_the_byte(
             shown = CliRunner().invoke(main, [*words, "--format", "table"], obj=Session(LedgerType()(place), noon))
             assert shown.exit_code == 0, shown.output
             told.setdefault(words, set()).add(shown.output)
+    (report,) = told[REPORTS[0]]
+    made = [line.split() for line in report.partition("What was made")[2].splitlines() if "videoInference" in line]
+    assert [line[3:] for line in made[:2]] == [["1", "results", "0.0000005"], ["5", "seconds", "0.0000005"]]
     assert {words: len(outputs) for words, outputs in told.items()} == dict.fromkeys(REPORTS, 1)
 
 

@@ -185,12 +185,12 @@ def prices(draw: st.DrawFn) -> OutputPrice:
     """Any price, cheaper tiers above dearer ones included."""
     resolutions = draw(st.sampled_from([("",), ("720p", "1080p")]))
     sounds = draw(st.sampled_from([(None,), (True, False)]))
-    tiers: list[Any] = draw(st.one_of(st.just([None]), _TIERS))
+    tiers: st.SearchStrategy[list[Any]] = draw(st.sampled_from([st.just([None]), _TIERS]))
     rates = [
         Rate(draw(st.integers(0, 10**12)), resolution, audio, tier)
         for resolution in resolutions
         for audio in sounds
-        for tier in tiers
+        for tier in draw(tiers)
     ]
     most = Output(*draw(st.sampled_from([(None, None), (4096, 4096)])), draw(st.sampled_from([None, 20_000])))
     meter = draw(st.sampled_from(["results", "seconds", "megapixels"]))
@@ -228,7 +228,8 @@ def test_no_result_within_the_request_costs_more_than_the_worst_case(
     if bound.width is not None and bound.height is not None:
         size = (data.draw(st.integers(1, bound.width)), data.draw(st.integers(1, bound.height)))
     length = data.draw(st.integers(1, bound.milliseconds)) if bound.milliseconds is not None else None
-    told = Output(*size, length)
+    # Whether it has sound where the task does not say is the provider's to choose.
+    told = Output(*size, length, audio=data.draw(st.sampled_from([None, True, False])) if asked.audio is None else None)
     try:
         cost = price.cost(told.over(asked))
     except ConfigurationError:
@@ -236,6 +237,41 @@ def test_no_result_within_the_request_costs_more_than_the_worst_case(
     assert cost.nanos <= worst
     assert sum(line.nanos for line in cost.lines) == cost.nanos
     assert expected <= worst
+
+
+_LOUD_AND_SILENT = (
+    Rate(5, audio=True, sides=(1024, 1024)),
+    Rate(100, audio=True, sides=(2048, 2048)),
+    Rate(1, audio=False, sides=(512, 512)),
+    Rate(2, audio=False, sides=(1500, 1500)),
+)
+
+
+def test_where_sound_is_not_said_the_tiers_of_each_are_looked_at() -> None:
+    price = a_price(*_LOUD_AND_SILENT)
+    assert price.worst(Output(1400, 1400)).rate.nanos == 100
+    with pytest.raises(ConfigurationError, match="'up to 2048x2048 with audio' or 'up to 1500x1500 without audio'"):
+        price.cost(Output(1400, 1400))
+    assert price.cost(Output(1400, 1400, audio=False)).nanos == 2
+    with pytest.raises(ConfigurationError, match="has no rate for 1501x1 without audio"):
+        price.worst(Output(1501, 1))
+    assert price.worst(Output(1501, 1, audio=True)).rate.nanos == 100
+
+
+def test_one_side_beyond_all_tiers_has_no_rate_and_one_beyond_the_most_counts() -> None:
+    tiers = a_price(Rate(1, sides=(1024, 768)), Rate(2, sides=(2048, 1536)))
+    areas = a_price(Rate(1, pixels=1024 * 768))
+    for price, side in ((tiers, 2049), (areas, 1024 * 768 + 1)):
+        for asked in (Output(width=side), Output(height=side)):
+            with pytest.raises(ConfigurationError, match="has no rate for such a result"):
+                price.worst(asked)
+    assert tiers.worst(Output(width=2048)).rate.nanos == 2
+    bounded = a_price(Rate(10**9), meter="megapixels", most=Output(2048, 1024))
+    assert [bounded.worst(Output(height=side)).parts for side in (512, 2048, 4096)] == [
+        2048 * 1024,
+        2048 * 1024,
+        4096 * 2048,
+    ]
 
 
 # --- price files -----------------------------------------------------------------------------------------------
@@ -309,6 +345,8 @@ MISTAKES = [
     ("clip", "seconds = 5", "seconds = 5.5", "output.seconds", '"7.5"'),
     ("clip", "seconds = 5", 'seconds = "soon"', "output.seconds", "got 'soon'"),
     ("clip", "seconds = 5", 'seconds = "0.0001"', "output.seconds", "3 decimals"),
+    ("clip", "seconds = 5", 'seconds = "1e999999999"', "output.seconds", "got '1e999999999'"),
+    ("clip", "seconds = 5", "seconds = 1000001", "output.seconds", "at most 1,000,000, got 1000001"),
     ("clip", "seconds = 5", "fps = 24", "output.fps", "unknown key"),
     ("clip", "audio = true", 'audio = "yes"', "prices[0].rates[1].audio", "true or false"),
     (

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from decimal import Decimal
+from decimal import Decimal, Inexact, localcontext
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from costguard.errors import InvalidRequest
 from costguard.outputs import Output
 from costguard.wire.runware.answers import parse_response, read_payload
 from costguard.wire.runware.made import read_made, read_output
@@ -26,8 +27,6 @@ UNUSABLE: tuple[Any, ...] = (
     {"s": 5},
     Decimal("NaN"),
     float("inf"),
-    10**12,
-    "1e999",
 )
 
 
@@ -46,6 +45,67 @@ def test_a_length_is_read_in_thousandths_of_a_second_begun_ones_whole(stated: An
 def test_what_is_no_length_or_size_is_not_said(value: Any) -> None:
     assert read_output({"duration": value, "width": value, "height": value}) == Output()
     assert read_made({"duration": value, "width": value, "height": value}) == Output()
+
+
+@pytest.mark.parametrize("value", [10**12, "1e999", 10**9 + 1, Decimal("1E+999999999")], ids=repr)
+def test_what_is_beyond_all_bounds_is_asked_for_as_the_most_there_is_and_not_believed_of_a_result(value: Any) -> None:
+    raw = {"duration": value, "width": value, "height": value}
+    assert read_output(raw) == Output(10**6, 10**6, 10**9)
+    assert read_made(raw) == Output()
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ({"duration": 5, "settings": {"duration": 30}}, Output(milliseconds=30_000)),
+        ({"duration": 5, "providerSettings": {"acme": {"duration": 4}}}, Output(milliseconds=5000)),
+        ({"providerSettings": {"acme": {"duration": 30}}}, Output(milliseconds=30_000)),
+        ({"duration": "auto", "settings": {"duration": 4}}, Output()),
+        ({"width": 512, "height": 512, "settings": {"width": 2048}}, Output(2048, 512)),
+        ({"resolution": "720p", "settings": {"resolution": "1080p"}}, Output()),
+        ({"resolution": "720p", "settings": {"resolution": "720P"}}, Output(resolution="720p")),
+        ({"resolution": "16:9", "settings": {"resolution": "720p"}}, Output()),
+        ({"settings": {"resolution": "1080p"}}, Output(resolution="1080p")),
+    ],
+)
+def test_of_several_words_for_one_thing_the_largest_counts_and_of_several_resolutions_none(
+    raw: dict[str, Any], said: Output
+) -> None:
+    assert read_output(raw) == said
+
+
+@pytest.mark.parametrize("scaled", [{"upscaleFactor": 2}, {"settings": {"targetMegapixels": 8}}])
+def test_the_size_of_what_is_scaled_up_is_not_that_of_what_it_is_made_from(scaled: dict[str, Any]) -> None:
+    assert read_output({"width": 512, "height": 512, **scaled}) == Output()
+
+
+def test_a_length_is_read_to_its_last_digit_whatever_the_precision_of_the_program() -> None:
+    with localcontext() as context:
+        context.prec = 2
+        context.traps[Inexact] = True
+        assert read_output({"duration": 6.0416667}).milliseconds == 6042
+        assert read_made({"duration": Decimal("6.0410000000000000000000000000000001")}).milliseconds == 6042
+        assert read_made({"duration": Decimal("1E-99999999")}).milliseconds == 1
+
+
+@pytest.mark.parametrize(
+    ("raw", "results"),
+    [
+        ({}, 1),
+        ({"providerSettings": {"bytedance": {"maxSequentialImages": 4}}}, 4),
+        ({"settings": {"maxSequentialImages": 4}, "numberResults": 3}, 12),
+        ({"settings": {"maxSequentialImages": None}}, 1),
+    ],
+)
+def test_every_image_of_a_sequence_is_a_result(raw: dict[str, Any], results: int) -> None:
+    assert from_dict({"taskType": "imageInference", "model": "a:b@1", **raw}).results == results
+
+
+@pytest.mark.parametrize("many", [0, -1, 51, "4", 2.5, True])
+def test_a_sequence_of_no_known_length_is_refused_by_its_name(many: Any) -> None:
+    task = {"taskType": "imageInference", "model": "a:b@1", "settings": {"maxSequentialImages": many}}
+    with pytest.raises(InvalidRequest, match="maxSequentialImages: expected a whole number from 1 to 50, found"):
+        from_dict(task)
 
 
 def test_a_size_is_said_by_both_sides() -> None:

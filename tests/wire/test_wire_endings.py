@@ -31,6 +31,20 @@ def test_a_result_is_a_success() -> None:
     assert ending(200, envelope) == Success(results(envelope.items))
 
 
+@pytest.mark.parametrize("task", [{"deliveryMethod": "async"}, {"webhookURL": "https://hooks.example/x"}])
+def test_the_name_of_a_picture_that_is_to_come_is_an_acknowledgement_of_it(task: dict[str, Any]) -> None:
+    named = {"taskUUID": UUID, "imageUUID": OTHER}
+    assert ending(200, response(named), **task) == Ack()
+    for told in ({"imageURL": "https://x.example/a.png"}, {"cost": 0.01}, {"status": "success"}):
+        assert isinstance(ending(200, response({**named, **told}), **task), Success)
+
+
+def test_the_name_of_a_picture_is_a_result_where_nothing_else_is_to_come() -> None:
+    named = {"taskUUID": UUID, "imageUUID": OTHER}
+    assert isinstance(ending(200, response(named)), Success)
+    assert ending(200, response({**named, "status": "processing"})) == Ack()
+
+
 def test_a_result_without_a_figure_is_a_success_too() -> None:
     envelope = response({"taskUUID": UUID, "text": "hello"})
     assert ending(200, envelope) == Success(results(envelope.items))

@@ -37,8 +37,9 @@ _NOT_FOUND = re.compile(
 _DEPTH_MAX = 100
 _PAYLOADS = (str, bytes, bytearray, memoryview, Mapping, list, tuple)
 _FIGURE_KEYS = frozenset({"cost", "usage", "costBreakdown"})
-_OUTPUT_KEYS = frozenset({"outputs", "toolCalls", "imageUUID"})  # an upload tells no more than the last
-_ITEM_KEYS = _FIGURE_KEYS | _OUTPUT_KEYS | {"text", "finishReason", "taskUUID", "delta", "status"}
+_OUTPUT_KEYS = frozenset({"outputs", "toolCalls"})
+_NAME_KEY = "imageUUID"  # an upload tells no more
+_ITEM_KEYS = _FIGURE_KEYS | _OUTPUT_KEYS | {_NAME_KEY, "text", "finishReason", "taskUUID", "delta", "status"}
 _BESIDE_KEYS = ("cost", "usage", "costBreakdown", "finishReason")
 _MEDIA_ENDINGS = ("URL", "URLs", "DataURI", "Base64Data")
 
@@ -61,6 +62,8 @@ class Item(NamedTuple):
     finished: bool = False
     worked: bool = False
     """Something was made for it: a text, a call of a tool, a picture, or a piece of one."""
+    only_named: bool = False
+    """It tells what its picture is called, and nothing else of it: a result, unless that is to come later."""
 
     @property
     def settles(self) -> bool:
@@ -268,7 +271,9 @@ def _item(raw: dict[str, Any], task_uuid: str) -> Item:
         usage = merge({"costBreakdown": breakdown}, usage)
     told = Told(get("cost"), usage, read_made(raw))
     finished = isinstance(get("finishReason"), str)
+    is_named = bool(get(_NAME_KEY))
     made = bool(text) or _has_output(raw)
+    tells = made or finished or not told.is_nothing
     return Item(
         task_name(get("taskUUID")) or task_uuid,
         stored_name(get("taskType")),
@@ -276,10 +281,11 @@ def _item(raw: dict[str, Any], task_uuid: str) -> Item:
         index if type(index) is int and 0 <= index < 2**63 else None,
         seed if type(seed) is int and 0 <= seed < 2**63 else None,
         told,
-        made or finished or not told.is_nothing,
+        tells or is_named,
         length,
         finished,
-        made or (any(delta.values()) if isinstance(delta, dict) else bool(delta)),
+        made or is_named or (any(delta.values()) if isinstance(delta, dict) else bool(delta)),
+        is_named and not tells,
     )
 
 

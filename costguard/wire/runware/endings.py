@@ -165,7 +165,8 @@ def _ending(
     if isinstance(rest, Refused) and any(item.worked and not item.settles for item in items):
         rest = Doubt(rest.reason)  # it was worked for
 
-    results = _results(items)
+    is_later = task.delivery == "async" or task.webhook
+    results = _results([item for item in items if item.status or not (is_later and item.only_named)])
     waits = WAITING in [item.status for item in items]
     if results:
         short = len(results) < task.results
@@ -173,7 +174,7 @@ def _ending(
         if short and isinstance(rest, Doubt):
             return Success(results, True, f"{reason}, {rest.reason}")
         return Success(results, waits, reason)
-    if waits or (items and (task.delivery == "async" or task.webhook)):
+    if waits or (items and is_later):
         return Ack()
     if isinstance(rest, Doubt):
         return replace(rest, taken=bool(items))

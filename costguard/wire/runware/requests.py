@@ -13,7 +13,7 @@ from costguard.outputs import Output
 from costguard.tasks import TEXT_INFERENCE, Delivery, Prompt, Task, canonical
 from costguard.wire import strict
 from costguard.wire.dialect import Named, NotTasks
-from costguard.wire.runware.made import read_output
+from costguard.wire.runware.made import places, read_output
 from costguard.wire.runware.names import NAME_CHARS_MAX, stored_name, task_name
 from costguard.wire.runware.prompt import OBJECT, read_prompt
 
@@ -30,6 +30,9 @@ MAX_TOKENS_DEFAULT = 4096
 
 RESULTS_MAX = 100
 """The most results one task may ask for (Runware's own limit is 4 for text)."""
+
+SEQUENCE_MAX = 50
+"""The most images one result may be a sequence of (`maxSequentialImages`: ByteDance's documented limit is 15)."""
 
 MAX_TOKENS_MAX = 10_000_000
 """The most completion tokens a task may allow (the largest documented limit is 128,000)."""
@@ -224,7 +227,7 @@ def _read_task(raw: dict[str, Any], where: str) -> Task:
         model,
         True,
         delivery,
-        1 if results is None else results,
+        (1 if results is None else results) * (1 if task_type == TEXT_INFERENCE else _sequence(raw, where)),
         max_tokens,
         raw,
         _read_prompt(raw),
@@ -233,6 +236,12 @@ def _read_task(raw: dict[str, Any], where: str) -> Task:
         output=Output() if task_type == TEXT_INFERENCE else read_output(raw),
         spelling=None if name == task_uuid else task_uuid,
     )
+
+
+def _sequence(raw: Mapping[str, Any], where: str) -> int:
+    """How many images each result may be, every one of them made and billed: a model's own setting."""
+    key = "maxSequentialImages"
+    return max([strict.whole(place.get(key), SEQUENCE_MAX, where, key) or 1 for place in places(raw)])
 
 
 def _read_prompt(raw: dict[str, Any]) -> Prompt:

@@ -88,6 +88,8 @@ def _read_output(top: Table, file: Path) -> ModelPrices:
     unsaid = read_unsaid(top.table("output", optional=True))
     prices: list[OutputPrice] = []
     for entry in top.tables("prices"):
+        if entry.has("tiers") and not entry.has("per"):
+            entry.refuse("tiers", "prices tokens, and another entry what is made (`per`); a file prices one of the two")
         prices.append(read_price(entry, _dated(entry, model, prices[-1] if prices else None), unsaid))
     return ModelPrices(
         model, aliases, name, task_type, "none", 0, 0, 0, MediaTokens({}), (), file, tuple(prices), is_any

@@ -174,7 +174,10 @@ class OutputPrice:
                 self._refuse("megapixel", "size", "width and height", "max_size")
             parts = -(-made.pixels // self.pixels) * PARTS["megapixels"] if self.is_whole else made.pixels
         if parts > COUNT_MAX:
-            raise ConfigurationError(f"{self.id}: a result of {quantity_text(self.meter, parts)} is beyond all bounds")
+            raise ConfigurationError(
+                f"{self.id}: a result of {quantity_text(self.meter, parts)} is beyond all bounds; the largest that"
+                f" has a price is of {quantity_text(self.meter, COUNT_MAX)}"
+            )
         return parts
 
     def _refuse(self, unit: str, what: str, asked: str, key: str) -> NoReturn:

@@ -370,6 +370,28 @@ MISTAKES = [
 ]
 
 
+_TOKENS_TOO = """
+[[prices]]
+from = 2026-01-01
+checked = 2026-01-05
+source = "https://acme.example/pricing"
+
+[[prices.tiers]]
+above_prompt_tokens = 0
+prompt = { TEXT = "1" }
+completion = "2"
+"""
+
+
+def test_a_file_of_tokens_and_of_what_is_made_is_told_which_entry_is_of_the_other_kind(tmp_path: Path) -> None:
+    file = write_prices(tmp_path) / "clip.toml"
+    file.write_text(FILES["clip.toml"] + _TOKENS_TOO, encoding="utf-8")
+    with pytest.raises(
+        PriceFileError, match=r"clip.toml: prices\[1\].tiers: prices tokens, and another entry what is made"
+    ):
+        PriceBook.load(file.parent)
+
+
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: f"{mistake[3]}: {mistake[4]}")
 def test_a_mistake_in_a_price_file_names_file_and_key_and_what_to_do(
     tmp_path: Path, mistake: tuple[str, str, str, str, str]

@@ -31,8 +31,8 @@ _MARK = "_costguard"
 _PORTS = {"wss": 443, "ws": 80}
 _OF_CLIENT = ("_config", "_utility", "run")
 _OF_WEBSOCKET = (
-    "_background_tasks", "_connect_lock", "_default_connect", "_dispatch", "_receive_loop", "_receive_task", "_ws",
-    "unsubscribe_from_task",
+    "_background_tasks", "_connect_lock", "_default_connect", "_dispatch", "_in_flight", "_receive_loop",
+    "_receive_task", "_task_callbacks", "_ws", "unsubscribe_from_task",
 )  # fmt: skip
 """What a websocket is guarded by, beside `ws_connect`."""
 

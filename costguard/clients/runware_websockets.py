@@ -16,7 +16,7 @@ from contextvars import copy_context
 from typing import Any
 
 import runware
-from websockets.exceptions import ConnectionClosedOK
+from websockets.exceptions import ConnectionClosed, ConnectionClosedOK
 from websockets.protocol import State
 
 from costguard.clients.guarding import REFUSALS
@@ -30,15 +30,18 @@ _CODE = "costguardRefused"
 _SIGNS = ("authentication", "ping")
 _SIGN_CHARS_MAX = 2_000
 
+Send = Callable[[Message], Awaitable[None]]
+
 log = logging.getLogger("costguard")
 
 
 class _Waiting:
-    """A call of the SDK under way: whose it is, and what kept its task back, if it was sent by another."""
+    """A call of the SDK under way: whose it is, and its task's sending by another, and what kept it back then."""
 
     def __init__(self) -> None:
         self.owner = asyncio.current_task()
         self.context = copy_context()
+        self.sendings: set[asyncio.Task[None]] = set()
         self.refusal: CostguardError | None = None
 
 
@@ -48,6 +51,8 @@ class Calls:
     def __init__(self, transport: Any) -> None:
         self._transport = transport
         self._waiting: dict[str, _Waiting] = {}
+        self._sendings: set[asyncio.Task[None]] = set()
+        """Those that no call waits for."""
 
     def named(self, call: Callable[..., Awaitable[Any]], at: int) -> Callable[..., Awaitable[Any]]:
         """`call`, whose argument number `at` are a task's parameters: it names its task, and raises its refusal."""
@@ -69,8 +74,16 @@ class Calls:
             finally:
                 if self._waiting.get(name) is waiting:
                     del self._waiting[name]
+                    self._leave(name)
+                for sending in waiting.sendings:
+                    sending.cancel()
 
         return guarded
+
+    def _leave(self, name: str) -> None:
+        connection = self._transport._ws
+        if isinstance(connection, Connection):
+            connection.talk.leave_later(name, "its caller went away before it was answered")
 
     def strays(self, message: Message) -> list[Any]:
         """The tasks of `message`, if it is not the word of the call that sends it; else none."""
@@ -84,21 +97,34 @@ class Calls:
         is_other = any(one is not None and one.owner is not current for one in waiting)
         return tasks if is_behind or is_other else []
 
-    async def send(self, task: Any, send: Callable[[Message], Awaitable[None]]) -> None:
-        """Send one task that is not the current call's."""
+    def send_later(self, tasks: list[Any], send: Send) -> None:
+        """Send tasks that are not the current call's, each when it is admitted. Whoever connected does not wait for it:
+        until that one is done, the SDK does not connect again.
+        """
+        for task in tasks:
+            waiting = self._waiting.get(str(task.get("taskUUID")))
+            context = copy_context() if waiting is None else waiting.context.copy()
+            sendings = self._sendings if waiting is None else waiting.sendings
+            sending = asyncio.create_task(self._send(task, waiting, send), context=context)
+            sendings.add(sending)
+            sending.add_done_callback(sendings.discard)
+
+    async def _send(self, task: Any, waiting: _Waiting | None, send: Send) -> None:
         name = str(task.get("taskUUID"))
-        waiting = self._waiting.get(name)
-        context = copy_context() if waiting is None else waiting.context.copy()
+        transport = self._transport
         try:
-            await asyncio.create_task(_sent(send, json.dumps([task])), context=context)
+            await send(json.dumps([task]))
+        except (ConnectionClosed, OSError):
+            if name in transport._in_flight:
+                transport._in_flight[name].sent = False  # so that the SDK sends it when it has connected again
         except _KEPT_BACK as error:
-            if waiting is None:
-                self._transport.unsubscribe_from_task(name)
+            if waiting is not None:
+                waiting.refusal = error
+            if name not in transport._task_callbacks:  # an error that finds no call is told to all of them
+                transport.unsubscribe_from_task(name)
                 log.error("a task that no call waits for was kept back: %s", error)
                 return
-            waiting.refusal = error
-            told = {"code": _CODE, "message": str(error), "taskUUID": name}
-            self._transport._dispatch({"errors": [told]})
+            transport._dispatch({"errors": [{"code": _CODE, "message": str(error), "taskUUID": name}]})
 
 
 def _is_of_the_connection(message: Message) -> bool:
@@ -111,10 +137,6 @@ def _is_of_the_connection(message: Message) -> bool:
         return False
     tasks = found if isinstance(found, list) else [found]
     return all(isinstance(task, dict) and task.get("taskType") in _SIGNS for task in tasks)
-
-
-async def _sent(send: Callable[[Message], Awaitable[None]], message: Message) -> None:
-    await send(message)
 
 
 class Connection:
@@ -136,10 +158,10 @@ class Connection:
             await self.inner.send(message)
             return
         strays = self._calls.strays(message)
-        if not strays:
+        if strays:
+            self._calls.send_later(strays, self._send)
+        else:
             await self._send(message)
-        for task in strays:
-            await self._calls.send(task, self._send)
 
     async def _send(self, message: Message) -> None:
         await self.talk.send(message, self.inner.send, self._is_open)

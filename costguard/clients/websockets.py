@@ -24,6 +24,8 @@ Message = str | bytes
 Ask = Callable[[bytes], Awaitable[tuple[int, bytes]]]
 """POSTs a question of what became of tasks, with the key of their sender; gives the answer's status and body."""
 
+_NOT_BOOKED = "what came by a websocket could not be booked; its money stays held: %s"
+
 log = logging.getLogger("costguard")
 
 
@@ -63,6 +65,8 @@ class Talk:
             return
         port = _Port(message, deliver, is_open, self._ask)
         await adrive(self._conversation.message(self._call), port, self.guard.offload)
+        if self._is_over:  # while it was admitted, and nothing will be heard of it
+            await self._book(self._conversation.end("sent when the connection was over"))
 
     @property
     def is_at_rest(self) -> bool:
@@ -84,9 +88,18 @@ class Talk:
         """As `end`, some time soon: for where nothing can be awaited."""
         if not self._is_over:
             self._is_over = True
-            booking = self._conversation.end(reason)
-            if booking is not None:
-                self.guard.later(lambda: self.guard.work(booking))
+            self._book_later(self._conversation.end(reason))
+
+    def leave_later(self, task_uuid: str, reason: str) -> None:
+        """Nobody waits for a task any more, as `reason` says: if it is not answered, it is open from now on to
+        whatever else may tell what became of it. Its answer counts all the same.
+        """
+        if not self._is_over:
+            self._book_later(self._conversation.leave(task_uuid, reason))
+
+    def _book_later(self, booking: Booking | None) -> None:
+        if booking is not None:
+            self.guard.later(lambda: self.guard.work(booking))
 
     async def _book(self, booking: Booking | None) -> None:
         if booking is None:
@@ -96,7 +109,9 @@ class Talk:
         except Interrupted as interrupted:
             raise interrupted.cancellation from None
         except CostguardError as error:  # whoever reads on has nothing to do with it
-            log.error("what came by a websocket could not be booked; its money stays held: %s", error)
+            log.error(_NOT_BOOKED, error)
+        except Exception:  # nor with this
+            log.exception(_NOT_BOOKED, "not the ledger's own failure")
 
     def __del__(self) -> None:
         if not getattr(self, "_is_over", True):

@@ -11,8 +11,8 @@ from costguard.exchange.admission import Admission
 from costguard.exchange.effects import Call, Flow
 from costguard.exchange.flow import Books, Desk, message
 from costguard.ledger.engine import Steps
-from costguard.tasks import Task
-from costguard.wire.dialect import Dialect, Dialogue, Ending, Judgement
+from costguard.tasks import Task, canonical
+from costguard.wire.dialect import Dialect, Dialogue, Doubt, Ending, Judgement
 
 Booking = Callable[[], Steps[None]]
 """What is to be written; it may block."""
@@ -57,6 +57,13 @@ class Conversation:
         if not (ended or heard.judgement.others or heard.judgement.records):
             return None
         return lambda: self._book(ended, heard.judgement)
+
+    def leave(self, task_uuid: str, reason: str) -> Booking | None:
+        """Nobody waits for a task any more: if it is not answered it is in doubt; its answer counts, should it come."""
+        left = [(*self._awaited[id(task)], task) for task in self._dialogue.unanswered(canonical(task_uuid))]
+        doubt = Doubt(reason)
+        ended = [(books, admission, Judgement({task.uuid: doubt})) for books, admission, task in left]
+        return (lambda: self._book(ended, None)) if ended else None
 
     def end(self, reason: str) -> Booking | None:
         """Nothing more comes in; None if nothing is to be written."""

@@ -230,6 +230,9 @@ class Dialogue(Protocol):
     def unsent(self, tasks: Sequence[Task]) -> None:
         """These never left, after all."""
 
+    def unanswered(self, task_uuid: str) -> Sequence[Task]:
+        """What was sent by that name and has no ending yet."""
+
     def hear(self, message: bytes) -> Heard:
         """One message."""
 

@@ -14,7 +14,7 @@ import websockets
 from conftest import Clock, a_task, only_task
 from runware_sdk import reconciled, run
 
-from costguard import BudgetExceeded, Guard
+from costguard import BudgetExceeded, Guard, LedgerError
 from costguard.clients.websockets import Message, Talk
 from costguard.testing import StandIn
 
@@ -138,6 +138,64 @@ def test_a_cancelled_sender_leaves_held_what_may_be_on_its_way_and_its_answer_st
     row = only_task(guard)
     assert row.status == "settled"
     assert row.charged == 250_000
+
+
+def test_what_is_delivered_when_the_connection_is_over_is_in_doubt(guard: Guard) -> None:
+    async def main() -> None:
+        talk = Talk(guard, **PLACE)
+        await talk.end("closed")
+        await talk.send(json.dumps([a_task()]), Wire())
+
+    run(main())
+    row = only_task(guard)
+    assert (row.status, row.reason) == ("unresolved", "sent when the connection was over")
+
+
+def test_what_nobody_waits_for_any_more_is_in_doubt_until_its_answer_comes(guard: Guard) -> None:
+    task, other = a_task(deliveryMethod="sync"), a_task(deliveryMethod="sync")
+    item = {"taskType": "textInference", "taskUUID": task["taskUUID"], "text": "Yes.", "cost": 0.00025}
+
+    async def main() -> None:
+        talk = Talk(guard, **PLACE)
+        for one in (task, other):
+            await talk.send(json.dumps([one]), Wire())
+        talk.leave_later(task["taskUUID"].upper(), "gone")
+        await asyncio.to_thread(flush, guard)
+        assert {row.task_uuid: (row.status, row.reason) for row in guard.ledger.tasks()} == {
+            task["taskUUID"]: ("unresolved", "gone"),
+            other["taskUUID"]: ("held", None),
+        }
+        await talk.hear(json.dumps({"data": [item]}))
+        talk.leave_later(task["taskUUID"], "gone")
+        await talk.end("closed")
+
+    run(main())
+    flush(guard)
+    row = guard.ledger.task(task["taskUUID"])
+    assert row is not None
+    assert (row.status, row.charged) == ("settled", 250_000)
+
+
+@pytest.mark.parametrize("failure", [LedgerError("full"), OSError("full")])
+def test_whatever_fails_in_booking_costs_nobody_what_came(
+    guard: Guard, failure: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = a_task(deliveryMethod="sync")
+    item = {"taskType": "textInference", "taskUUID": task["taskUUID"], "text": "Yes.", "cost": 0.00025}
+
+    def fail(*_: object) -> None:
+        raise failure
+
+    async def main() -> None:
+        talk = Talk(guard, **PLACE)
+        await talk.send(json.dumps([task]), Wire())
+        with monkeypatch.context() as patch:
+            patch.setattr(guard.settlement, "answer", fail)
+            await talk.hear(json.dumps({"data": [item]}))
+        await talk.end("closed")
+
+    run(main())
+    assert only_task(guard).held > 0
 
 
 def test_a_connection_that_is_dropped_without_an_end_ends_by_itself(guard: Guard) -> None:

@@ -73,6 +73,36 @@ def test_a_named_result_that_comes_again_is_one_and_what_it_tells_anew_counts() 
     assert costs(ending) == [1_000_000, 2_000_000]
 
 
+def test_what_a_later_frame_names_more_fully_is_the_same_result() -> None:
+    talk = talking(asked(numberResults=2))
+    hear(talk, item(text="Yes.", resultIndex=0))
+    assert hear(talk, result(resultIndex=0, seed=5)).ended == ()
+    assert hear(talk, result(seed=5)).ended == ()
+    ((_, ending),), _ = hear(talk, result(cost="0.002", resultIndex=1, seed=5))
+    assert costs(ending) == [1_000_000, 2_000_000]
+    assert isinstance(ending, Success)
+    assert [(one.result_index, one.seed) for one in ending.results] == [(0, 5), (1, 5)]
+
+
+def test_results_of_one_frame_are_different_ones_whatever_they_are_called() -> None:
+    ((_, ending),), _ = hear(talking(asked(numberResults=2)), result(seed=5), result(seed=5))
+    assert costs(ending) == [1_000_000] * 2
+
+
+def test_a_picture_that_is_named_before_it_is_made_is_no_result() -> None:
+    task = asked(taskType="imageInference", numberResults=2)
+    talk = talking(task)
+
+    def picture(n: int, **fields: Any) -> dict[str, Any]:
+        return {"taskType": "imageInference", "taskUUID": ONE, "imageUUID": f"image-{n}", **fields}
+
+    for n in (0, 1):
+        assert hear(talk, picture(n, progress=50)).ended == ()
+    assert hear(talk, picture(0, imageURL="https://im.example/0", cost="0.001", progress=100)).ended == ()
+    ((_, ending),), _ = hear(talk, picture(1, imageURL="https://im.example/1", cost="0.001"))
+    assert costs(ending) == [1_000_000] * 2
+
+
 def test_an_acknowledgement_ends_the_answer_to_an_async_task_and_is_news_once() -> None:
     talk = talking(asked(deliveryMethod="async"))
     ((_, ending),), _ = hear(talk, item())
@@ -109,7 +139,11 @@ def test_an_error_of_the_task_ends_it_and_what_came_before_it_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    "code", ["providerTimeout", "serviceUnavailable", "internalServerError", "serverError", "inferenceError", ""]
+    "code",
+    [
+        *("providerTimeout", "serviceUnavailable", "internalServerError", "serverError", "inferenceError", ""),
+        *("connectionExpired", "sessionEnded", "maintenance"),
+    ],
 )
 def test_an_error_that_may_come_after_the_work_releases_nothing(code: str) -> None:
     ((_, ending),), _ = hear(talking(asked()), errors=[failed(code=code)])
@@ -181,6 +215,16 @@ def test_a_connection_that_ends_leaves_in_doubt_what_is_missing_and_says_why() -
     assert talk.end("ConnectionClosed") == ()
 
 
+def test_what_is_not_answered_is_known_by_its_name() -> None:
+    first, second, other = asked(), asked(), asked(TWO)
+    talk = talking(first, second, other)
+    assert list(talk.unanswered(ONE)) == [first, second]
+    hear(talk, result())
+    assert list(talk.unanswered(ONE)) == [second]
+    hear(talk, result())
+    assert not talk.unanswered(ONE)
+
+
 def test_what_never_left_is_waited_for_no_longer() -> None:
     task, other = asked(), asked(TWO)
     talk = talking(task, other)
@@ -201,6 +245,14 @@ def test_a_stream_ends_when_it_has_told_its_total_or_with_its_mark() -> None:
     hear(talk, item(finishReason="stop", cost="0.001"))
     ((_, ending),) = talk.hear(b"[DONE]").ended
     assert costs(ending) == [1_000_000]
+
+
+def test_a_frame_of_a_stream_may_have_lines_of_its_own() -> None:
+    told: dict[str, Any] = {"usage": {"costBreakdown": {"total": "0.001"}}, "cost": "0.001", "finishReason": "stop"}
+    frame = json.dumps({"data": [item(delta={"text": "Yes"}, **told)]}, indent=2).encode()
+    ((_, ending),) = talking(asked(deliveryMethod="stream")).hear(frame).ended
+    assert isinstance(ending, Success)
+    assert [one.figures.total for one in ending.results] == [1_000_000]
 
 
 def test_a_stream_that_is_cut_is_in_doubt() -> None:

@@ -25,10 +25,11 @@ NAMES_MAX = 10_000
 
 _FAILURE = re.compile(
     r"server|unavailable|gateway|internal|(?:standard|unknown|undefined|default|inference)_?error"
-    r"|(?:processing|task)_?failed",
+    r"|(?:processing|task)_?failed|connection|session|socket|shut_?down|restart|maintenance",
     re.IGNORECASE,
 )
-"""Codes of errors that go with a 5xx, as the SDK of Runware lists them, and of work that failed."""
+"""Codes of errors that go with a 5xx, as the SDK of Runware lists them, of work that failed, and of a connection that
+the provider gives up, which says nothing of the work on it."""
 
 _OK = 200
 _NOTHING = Envelope((), (), ())
@@ -41,7 +42,8 @@ class _Awaited:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self._items: dict[str, Item] = {}
+        self._results: list[Item] = []
+        self._sign: Item | None = None
         self._reader = Reader([task]) if task.delivery == "stream" else None
         # What is not delivered in its answer is only acknowledged by it.
         self._is_later = task.delivery == "async" or task.webhook
@@ -49,15 +51,13 @@ class _Awaited:
     def hear(self, message: bytes, items: Sequence[Item], errors: Sequence[WireError]) -> Ending | None:
         """One frame of its answer; None while more are to come."""
         if self._reader is not None:
-            self._reader.feed(b"data: " + message + b"\n\n")
+            self._reader.feed(b"data: " + b" ".join(message.splitlines()) + b"\n\n")
             return self._reader.judge(None).endings[self.task.uuid] if errors or self._reader.is_whole else None
-        for item in items:
-            self._keep(item)
-        settled = [item for item in self._items.values() if item.settles]
-        is_whole = len(settled) >= self.task.results
+        self._keep(items)
+        is_whole = len(self._results) >= self.task.results
         if not (errors or self._is_later or is_whole):
             return None
-        ending = self._judge(settled if is_whole else self._items.values(), errors)
+        ending = self._judge(self._results if is_whole else self._told(), errors)
         if isinstance(ending, Success) and self._is_later and not errors and not is_whole:
             return ending._replace(partial=True)
         return ending
@@ -66,19 +66,43 @@ class _Awaited:
         """The connection is over."""
         if self._reader is not None:
             return self._reader.judge(cut).endings[self.task.uuid]
-        ending = self._judge(self._items.values(), [WireError(self.task.uuid, "", cut, "", doubtful=True)])
+        ending = self._judge(self._told(), [WireError(self.task.uuid, "", cut, "", doubtful=True)])
         return replace(ending, reason=cut) if isinstance(ending, Doubt) else ending
 
     def _judge(self, items: Iterable[Item], errors: Sequence[WireError]) -> Ending:
         envelope = Envelope(tuple(items), tuple(errors), ())
         return endings.judge([self.task], _OK, envelope).endings[self.task.uuid]
 
-    def _keep(self, item: Item) -> None:
-        """A result that comes again, as each told name says, says more of itself; signs of life are one."""
-        names = "".join(f" {value}" for value in (item.result_index, item.seed) if value is not None)
-        key = (names or f"#{len(self._items)}") if item.settles else ""
-        known = self._items.get(key)
-        self._items[key] = item if known is None else known._replace(told=known.told.merged(item.told))
+    def _told(self) -> list[Item]:
+        return [*self._results, *([] if self._sign is None else [self._sign])]
+
+    def _keep(self, items: Iterable[Item]) -> None:
+        """Those of one frame are different results; one that an earlier frame had says more of itself. Signs of life
+        are one.
+        """
+        earlier = list(range(len(self._results)))
+        for item in items:
+            if not item.settles:
+                self._sign = item if self._sign is None else self._sign._replace(told=self._sign.told.merged(item.told))
+                continue
+            found = next((n for n in earlier if _is_same(self._results[n], item)), None)
+            if found is None:
+                self._results.append(item)
+                continue
+            earlier.remove(found)
+            known = self._results[found]
+            self._results[found] = known._replace(
+                told=known.told.merged(item.told),
+                result_index=item.result_index if known.result_index is None else known.result_index,
+                seed=item.seed if known.seed is None else known.seed,
+            )
+
+
+def _is_same(one: Item, other: Item) -> bool:
+    """Whether both tell a name of the same result, and none that differs."""
+    names = ((one.result_index, other.result_index), (one.seed, other.seed))
+    both = [pair for pair in names if None not in pair]
+    return bool(both) and all(mine == theirs for mine, theirs in both)
 
 
 class Messages:
@@ -104,6 +128,10 @@ class Messages:
         """See `Dialogue`."""
         for task in tasks:
             self._drop(task.uuid, [one for one in self._awaited.get(task.uuid, []) if one.task is task])
+
+    def unanswered(self, task_uuid: str) -> Sequence[Task]:
+        """See `Dialogue`."""
+        return [one.task for one in self._awaited.get(task_uuid, ())]
 
     def hear(self, message: bytes) -> Heard:
         """See `Dialogue`."""
@@ -149,6 +177,8 @@ class Messages:
     def _name(self, items: dict[str, list[Item]], errors: dict[str, list[WireError]], *, is_done: bool) -> None:
         """What names no task is of the only one that anything can come of; of several it says nothing that is sure."""
         unnamed, failed = items.pop("", []), errors.pop("", [])
+        if not (unnamed or failed or is_done):
+            return
         waited_for = [*self._awaited, *(uuid for uuid in self._untold if uuid not in self._awaited)]
         if len(waited_for) != 1 or waited_for[0] not in self._awaited:
             return

@@ -14,6 +14,7 @@ from importlib import metadata
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import aiohttp
 import runware
 
 from costguard.clients.aiohttp import Middleware
@@ -24,6 +25,9 @@ from costguard.errors import ConfigurationError
 from costguard.exchange.endpoints import normal_host
 
 C = TypeVar("C")
+
+ASK_S = 30
+"""Seconds that a refusal waits for the provider's word, where the client talks by websocket and HTTP may be shut."""
 
 _KNOWN = (1, 8)
 _ADVICE = "install runware-sdk 1.8 (`pip install 'runware-costguard[runware]'`)"
@@ -153,7 +157,10 @@ class Wrapped:
         """By HTTP, past the guard and all middlewares."""
         config, session = self._client._config, await self._own_session()
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {config.api_key}"}
-        async with session.post(config.http_base_url, data=body, headers=headers, middlewares=()) as response:
+        limit = aiohttp.ClientTimeout(total=ASK_S)
+        async with session.post(
+            config.http_base_url, data=body, headers=headers, middlewares=(), timeout=limit
+        ) as response:
             return response.status, await response.read()
 
     def _running_loop(self, websocket: Any) -> asyncio.AbstractEventLoop:

@@ -365,6 +365,26 @@ def test_before_unresolved_tasks_cause_a_refusal_the_provider_is_asked_by_http(
     reconciled(guard, clock, standin)
 
 
+def test_a_provider_that_does_not_say_by_http_what_became_of_tasks_does_not_keep_a_refusal_for_long(
+    guard: Guard, standin: StandIn, serve: Serve, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guard.set_budget("acme", "0.0011")
+    standin.fault("drop_after")
+    standin.fault("hang", match=lambda task: task["taskType"] == "getTaskDetails")
+    monkeypatch.setattr("costguard.clients.runware.ASK_S", 0.01)
+
+    async def main(url: str) -> None:
+        async with guard.wrap(websocket(serve(), http_base_url=f"{url}/v1")) as client:
+            with pytest.raises(runware.RunwareError):
+                await client.run(a_task(deliveryMethod="sync"))
+            clock.now += timedelta(minutes=2)
+            with pytest.raises(BudgetExceeded):
+                await client.run(a_task())
+
+    with standin.serve() as url:
+        run(main(url))
+
+
 def test_other_methods_raise_a_refusal_as_itself(guard: Guard, standin: StandIn, serve: Serve) -> None:
     async def main() -> None:
         async with guard.wrap(websocket(serve())) as client:

@@ -274,6 +274,8 @@ def _item(raw: dict[str, Any], task_uuid: str) -> Item:
     is_named = bool(get(_NAME_KEY))
     made = bool(text) or _has_output(raw)
     tells = made or finished or not told.is_nothing
+    if is_named and not tells and not status and get("progress") is not None:
+        status = "processing"  # what it names is not made yet
     return Item(
         task_name(get("taskUUID")) or task_uuid,
         stored_name(get("taskType")),

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from typing import Any, NamedTuple
 
 from costguard import wire
@@ -161,15 +162,10 @@ class Settlement:
         if not self._ledger.is_in_place:
             return False
         try:
-            ledger = self._reopen()
-        except LedgerError:
-            return False
-        try:
-            self._fire(ledger.conclude(at_us, endings))
+            with closing(self._reopen()) as ledger:
+                self._fire(ledger.conclude(at_us, endings))
         except (LedgerError, ConfigurationError):
             return False
-        finally:
-            ledger.close()
         return True
 
     @property

@@ -61,6 +61,8 @@ def test_nothing_that_was_billed_is_neither_charged_nor_held(bench: Bench, made:
     before, billed = {row.task_uuid for row in bench.guard.ledger.tasks()}, bench.standin.billed()
     with httpx.Client(base_url=bench.served.url) as client:
         for path, is_stream, fault in made:
+            # One before may never have got there: a connection that was kept can end just as it is used again.
+            bench.standin._faults.clear()
             if fault:
                 bench.standin.fault(fault)
             body: Any = [a_task(deliveryMethod="stream" if is_stream else "sync")]

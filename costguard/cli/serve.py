@@ -61,7 +61,7 @@ def serve(
     """
     from costguard.guard import Guard
     from costguard.projects import DEFAULT_PROJECT
-    from costguard.serving import app, running
+    from costguard.serving import app, pages, running
     from costguard.serving.upstream import endpoint_of
 
     guard = Guard(
@@ -83,7 +83,7 @@ def serve(
             timeout_s=timeout,
             drain_s=drain,
         )
-        if not running.is_loopback(host):
+        if not pages.is_loopback(listening.getsockname()[0]):
             click.echo(_warning(host, asks=require_token or _has_tokens(guard)), err=True)
 
         def started() -> None:

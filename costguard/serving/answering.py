@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import httpx
 
 from costguard.clients.httpx_messages import is_never_sent
@@ -13,6 +15,11 @@ from costguard.wire.dialect import Problem
 
 SENT = "it may have been billed: if it is guarded, its worst case stays held as unresolved"
 """Of a call that had gone out."""
+
+_LOG = "the proxy's log says why"
+
+
+log = logging.getLogger("costguard")
 
 
 class TurnedAwayError(Exception):
@@ -35,9 +42,12 @@ def problem_of(error: Exception, upstream: str) -> Problem | None:
         case InvalidRequest():
             return Problem(400, "invalid_request", str(error))
         case LedgerError():
-            return Problem(503, "ledger_unavailable", str(error))
+            # Its words name files and hosts, which are the operator's to know.
+            log.error("a call was refused: %s", error)
+            return Problem(503, "ledger_unavailable", f"the ledger cannot be used; {_LOG}; nothing was sent")
         case ConfigurationError():
-            return Problem(500, "configuration", str(error))
+            log.error("a call was refused: %s", error)
+            return Problem(500, "configuration", f"the proxy is not set up for this call; {_LOG}; nothing was sent")
         case TooLargeError():
             most = f"{BODY_BYTES_MAX // 2**20} MiB"
             return Problem(413, "body_too_large", f"the body is longer than {most}; nothing was sent")
@@ -54,3 +64,12 @@ def problem_of(error: Exception, upstream: str) -> Problem | None:
                 return Problem(504, "upstream_timeout", f"{upstream} did not answer in time ({name}); {SENT}")
             return Problem(502, "upstream_failed", f"the answer of {upstream} broke off ({name}); {SENT}")
     return None
+
+
+def where(error: Exception) -> str:
+    """An error by its kind and place: its words may hold what must reach no log."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = "" if trace is None else f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+    return f"{type(error).__name__}{place}"

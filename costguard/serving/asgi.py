@@ -17,6 +17,18 @@ def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:
     return [value.decode("latin-1").strip() for key, value in headers if key == name]
 
 
+def text_header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:
+    """As `header`, of words in any language: they are UTF-8, as most clients send them, and else Latin-1."""
+
+    def text(value: str) -> str:
+        try:
+            return value.encode("latin-1").decode()
+        except UnicodeDecodeError:
+            return value
+
+    return [text(value) for value in header(headers, name)]
+
+
 def raw_path(scope: Scope) -> str:
     """The path as it was asked for, percent-encoded; its bytes as Latin-1."""
     raw = scope.get("raw_path")

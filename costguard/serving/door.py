@@ -14,9 +14,9 @@ from costguard.exchange.effects import Interrupted
 from costguard.exchange.gate import ENFORCE, OFF
 from costguard.guard import Guard
 from costguard.projects import covers, parse_project
-from costguard.serving import headers
+from costguard.serving import headers, pages
 from costguard.serving.answering import TurnedAwayError
-from costguard.serving.asgi import Scope, header, raw_path
+from costguard.serving.asgi import Scope, header, raw_path, text_header
 from costguard.tokens import Token
 from costguard.wire.dialect import Problem
 
@@ -66,8 +66,8 @@ class Door:
 
     async def project(self, scope: Scope, text: str | None) -> str | None:
         """The project that a call with this token is booked on; None: the guard's own. `TurnedAwayError` if none."""
-        token = await self.holder(text)
-        named = header(scope["headers"], self._header)
+        token = await self.holder(scope, text)
+        named = text_header(scope["headers"], self._header)
         if (named and not self._allows_project) or (self._header != self._own and header(scope["headers"], self._own)):
             raise _turned(403, "project_refused", f"callers may not name their project here ({headers.PROJECT})")
         if not named:
@@ -84,12 +84,16 @@ class Door:
 
     async def reader(self, scope: Scope, text: str | None) -> str | None:
         """The project whose figures a request may read, with a token as any other or as `Authorization: Bearer`."""
-        bearer = [value[7:].strip() for value in header(scope["headers"], b"authorization") if value[:7] == "Bearer "]
-        token = await self.holder(text or (bearer[0] if bearer else None))
+        told = [value.partition(" ") for value in header(scope["headers"], b"authorization")]
+        bearer = [value.strip() for scheme, _, value in told if scheme.lower() == "bearer"]
+        token = await self.holder(scope, text or (bearer[0] if bearer else None))
         return None if token is None else token.project
 
-    async def holder(self, text: str | None) -> Token | None:
-        """The token that `text` is; None for a caller who needs none. `TurnedAwayError` for one that is not good."""
+    async def holder(self, scope: Scope, text: str | None) -> Token | None:
+        """The token that `text` is; None for a caller who needs none. `TurnedAwayError` for one that is not good.
+
+        Without one a web page from elsewhere is no caller: it has no key, but could fill a budget with calls.
+        """
         if self._guard.mode == OFF:
             return None
         token_id = tokens.id_of(text) if text else None
@@ -97,6 +101,8 @@ class Door:
         if text is None:
             if self._known or self._requires:
                 raise _turned(401, "token_missing", "this proxy wants a token: send it as X-Costguard-Token")
+            if why := pages.stranger(scope):
+                raise _turned(403, "page_refused", f"this call needs a token: {why}")
             return None
         token = self._known.get(token_id or "")
         if token is None or not tokens.is_of(text, token):
@@ -105,10 +111,13 @@ class Door:
 
     async def _look(self, token_id: str | None) -> None:
         """Know the tokens as they were at most `FRESH_S` ago."""
+        came_s = time.monotonic()
         async with self._looking:
             now_s = time.monotonic()
-            if self._at_s is not None and now_s - self._at_s < FRESH_S and (not token_id or token_id in self._known):
-                return
+            if self._at_s is not None:
+                is_fresh = now_s - self._at_s < FRESH_S and (not token_id or token_id in self._known)
+                if is_fresh or self._at_s > came_s:  # many that came together are told by one look
+                    return
             try:
                 found = await self._guard.offload(self._guard.ledger.tokens)
             except Interrupted as stop:

@@ -10,7 +10,7 @@ import httpx
 
 from costguard.guard import Guard
 from costguard.serving import headers, metrics
-from costguard.serving.answering import SENT, TurnedAwayError, problem_of
+from costguard.serving.answering import SENT, TurnedAwayError, problem_of, where
 from costguard.serving.asgi import Receive, Scope, Send, answer
 from costguard.serving.caller import Caller, GoneError
 from costguard.serving.door import Door
@@ -23,6 +23,9 @@ STOP_S = 10.0
 """How long the endings of calls that were cut short may take to be written."""
 
 JSON = "application/json"
+
+_LARGE_BYTES = 256 * 1024
+"""A refused body of more is read for the names of its tasks on a thread: other calls do not wait for that."""
 
 log = logging.getLogger("costguard")
 
@@ -107,10 +110,10 @@ class Proxy:
                 raise TurnedAwayError(Problem(503, "shutting_down", "the proxy is shutting down; nothing was sent"))
             project = await self._door.project(scope, token)
             with self._guard.scope(project=project):
-                await talking.serve(scope, self._sockets, self._door.dropped)
+                await talking.serve(scope, self._sockets, self._door.dropped, lambda: self._door.holder(scope, token))
         except Exception as error:  # noqa: BLE001  see `deny`
             if talking.is_accepted:
-                log.error("a websocket failed in the proxy: %s", _where(error))
+                log.error("a websocket failed in the proxy: %s", where(error))
             else:
                 await deny(scope, send, error, self._sockets.name)
         finally:
@@ -142,7 +145,7 @@ class Proxy:
         except Exception as error:  # noqa: BLE001  whatever it is, the caller is owed an answer
             problem = problem_of(error, self._upstream.name)
             if problem is None:
-                log.error("a call failed in the proxy: %s", _where(error))
+                log.error("a call failed in the proxy: %s", where(error))
                 problem = Problem(500, "internal", "the proxy failed; its log says where")
             await self._tell(send, problem, speaks or self._upstream.speaks(scope), _body(request))
         else:
@@ -167,12 +170,18 @@ class Proxy:
             await send({"type": "http.response.body", "body": b""})
         except (httpx.HTTPError, OSError) as error:
             log.warning("an answer broke off: %s", type(error).__name__)
+        except Exception as error:  # noqa: BLE001  a server would log its words
+            log.error("an answer failed in the proxy: %s", where(error))
         finally:
             await response.aclose()
 
     async def _tell(self, send: Send, problem: Problem, speaks: Known, body: bytes) -> None:
         extra = [(b"connection", b"close")] if problem.status in (413, 503) else []
-        await answer(send, problem.status, speaks.problem(problem, body), JSON, extra)
+        if len(body) > _LARGE_BYTES:
+            told = await asyncio.to_thread(speaks.problem, problem, body)
+        else:
+            told = speaks.problem(problem, body)
+        await answer(send, problem.status, told, JSON, extra)
 
     async def _health(self, scope: Scope, token: str | None, send: Send) -> None:  # noqa: ARG002
         status, said = await metrics.health(self._guard, is_draining=self.is_draining)
@@ -190,12 +199,3 @@ def _body(request: httpx.Request | None) -> bytes:
         return b"" if request is None else request.content
     except httpx.RequestNotRead:
         return b""
-
-
-def _where(error: Exception) -> str:
-    """An error by its kind and place: its words may hold what must reach no log."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = "" if trace is None else f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
-    return f"{type(error).__name__}{place}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import signal
 import socket
@@ -53,14 +52,6 @@ def listen(host: str, port: int) -> socket.socket:
         raise ConfigurationError(f"cannot listen on {host}, port {port}: {why}") from None
 
 
-def is_loopback(host: str) -> bool:
-    """Whether nothing but this machine reaches an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def run(proxy: Proxy, listening: socket.socket, *, drain_s: float, started: Callable[[], object]) -> None:
     """Serve until SIGINT or SIGTERM; then calls under way have `drain_s` seconds to end. A second Ctrl-C does not wait.
 
@@ -100,6 +91,7 @@ def server(proxy: Proxy, *, drain_s: float, started: Callable[[], object]) -> uv
         proxy,
         log_config=None,
         access_log=False,  # paths may hold tokens
+        http="h11",  # one parser, whatever else is installed: it bounds headers, and knows HTTP/1.0
         server_header=False,
         date_header=False,
         proxy_headers=False,

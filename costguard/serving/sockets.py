@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,9 +17,9 @@ from costguard.exchange.endpoints import normal_host
 from costguard.exchange.gate import ENFORCE
 from costguard.guard import Guard
 from costguard.serving import headers
-from costguard.serving.answering import TurnedAwayError, problem_of
+from costguard.serving.answering import TurnedAwayError, problem_of, where
 from costguard.serving.asgi import Headers, Receive, Scope, Send, answer, raw_path
-from costguard.serving.upstream import CONNECT_S, VERSION
+from costguard.serving.upstream import CONNECT_S, VERSION, NotPlainError
 from costguard.wire import NATIVE, SOCKETS
 from costguard.wire.dialect import Problem
 
@@ -30,6 +31,9 @@ _LEAVING, _FAILED, _REFUSED = 1001, 1011, 1008
 
 _UNSENDABLE = {1005: 1000, 1006: _FAILED, 1015: _FAILED}
 """Codes that say what became of a connection, and what to send in their place."""
+
+Admit = Callable[[], Awaitable[object]]
+"""Raises `TurnedAwayError` for a caller that may not call any more."""
 
 log = logging.getLogger("costguard")
 
@@ -48,7 +52,12 @@ class SocketUpstream:
             )
 
     def talk(self, path: str) -> Talk:
-        """What guards a connection to `path`. `TurnedAwayError` for one that a guard cannot read."""
+        """What guards a connection to `path`.
+
+        `TurnedAwayError` for one that a guard cannot read, `NotPlainError` for one that would lead elsewhere.
+        """
+        if not path.startswith("/") or "#" in path:
+            raise NotPlainError
         if self._guard.mode == ENFORCE and not self._is_native(path):
             said = f"websockets are guarded at {VERSION} alone, with native tasks; nothing was sent"
             raise TurnedAwayError(Problem(403, "websocket_not_metered", said))
@@ -115,14 +124,18 @@ class Socket:
         if self._is_leaving and (self._talk is None or self._talk.is_at_rest):
             self._is_over.set()
 
-    async def serve(self, scope: Scope, upstream: SocketUpstream, dropped: frozenset[bytes]) -> None:
-        """From the first word to the last. Raises what is to be answered in place of a websocket."""
+    async def serve(self, scope: Scope, upstream: SocketUpstream, dropped: frozenset[bytes], admit: Admit) -> None:
+        """From the first word to the last. Raises what is to be answered in place of a websocket.
+
+        `admit` is asked before each frame: a caller whose token is revoked is refused, and its connection ends.
+        """
         talk = self._talk = upstream.talk(raw_path(scope))
         async with upstream.connect(scope, dropped) as far:
             await self._send({"type": "websocket.accept", "subprotocol": far.subprotocol, "headers": []})
             self.is_accepted = True
             code = _LEAVING
-            tasks = [asyncio.create_task(one) for one in (self._out(far, talk), self._back(far, talk), self._ended())]
+            coroutines = (self._out(far, talk, admit), self._back(far, talk), self._ended())
+            tasks = [asyncio.create_task(one) for one in coroutines]
             try:
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 reason = "the proxy ended"
@@ -146,7 +159,7 @@ class Socket:
     async def _ended(self) -> None:
         await self._is_over.wait()
 
-    async def _out(self, far: Any, talk: Talk) -> None:
+    async def _out(self, far: Any, talk: Talk, admit: Admit) -> None:
         """What the caller sends."""
         from websockets.exceptions import ConnectionClosed
         from websockets.protocol import State
@@ -155,12 +168,15 @@ class Socket:
             text = message.get("text")
             frame: str | bytes = message["bytes"] if text is None else text
             try:
+                await admit()
                 await talk.send(frame, far.send, lambda: far.state is State.OPEN)
-            except CostguardError as error:
+            except (CostguardError, TurnedAwayError) as error:
                 problem = problem_of(error, "")
                 if problem is not None:
                     told = NATIVE.problem(problem, frame.encode() if isinstance(frame, str) else frame)
                     await self._send({"type": "websocket.send", "text": told.decode()})
+                if isinstance(error, TurnedAwayError):
+                    self.leave()
             except ConnectionClosed:
                 await self._is_over.wait()  # what else there is to say of it comes the other way
 
@@ -195,9 +211,11 @@ async def deny(scope: Scope, send: Send, error: Exception, upstream: str) -> Non
     problem = problem_of(error, upstream)
     if problem is None:
         if not isinstance(error, (OSError, TimeoutError, InvalidHandshake)):
-            raise error
-        said = f"{upstream} cannot be reached ({type(error).__name__}); nothing was sent"
-        problem = Problem(502, "upstream_unreachable", said)
+            log.error("a websocket failed in the proxy: %s", where(error))
+            problem = Problem(500, "internal", "the proxy failed; its log says where")
+        else:
+            said = f"{upstream} cannot be reached ({type(error).__name__}); nothing was sent"
+            problem = Problem(502, "upstream_unreachable", said)
     await _deny(scope, send, problem.status, NATIVE.problem(problem, b""), "application/json", [])
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from costguard import Guard
 from costguard.serving import app, running
@@ -23,6 +25,14 @@ def until(condition: Callable[[], object]) -> None:
             return
         pause.wait(0.01)
     raise AssertionError("it never came")
+
+
+def raw(url: str, request: bytes) -> bytes:
+    """All that comes back for a request as no client writes it; it is to ask for the connection's end."""
+    parts = urlsplit(url)
+    with socket.create_connection((str(parts.hostname), parts.port or 0), WAIT_S) as client:
+        client.sendall(request)
+        return b"".join(iter(lambda: client.recv(65536), b""))
 
 
 class Served(NamedTuple):

@@ -83,6 +83,7 @@ def test_with_tokens_figures_are_told_to_those_whose_they_are(
     limits = {name[-1] for name in scraped(served, **{"X-Costguard-Token": web}) if "limit" in name[0]}
     assert limits == {"acme/web"}
     found = scraped(served, Authorization=f"Bearer {everything}")
+    assert scraped(served, Authorization=f"bearer  {everything}").keys() == found.keys()
     assert {name[-1] for name in found if "limit" in name[0]} == {"/", "acme/web", "other"}
     assert ("costguard_spent_usd", "acme/web") in found
 

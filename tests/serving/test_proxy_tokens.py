@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import sqlite3
@@ -19,7 +20,7 @@ from proxied import Served
 from costguard import Guard, tokens
 from costguard.cli import main
 from costguard.cli.app import Session
-from costguard.serving import door
+from costguard.serving import door, pages
 from costguard.testing import StandIn
 
 pytest_plugins = ("serving_fixtures",)
@@ -239,3 +240,91 @@ def test_a_token_that_was_known_stays_so_while_the_ledger_is_away(
     assert call(served, **{HEADER: token}).status_code == 503
     assert call(served).status_code == 401
     assert httpx.get(f"{served.url}/v1/models", headers={HEADER: token}).status_code == 404  # the upstream's
+
+
+@pytest.mark.parametrize("named", ["acme/café".encode(), "acme/café".encode("latin-1")])
+def test_a_project_in_any_language_is_the_one_that_has_the_budget(
+    named: bytes, own_guard: Guard, upstream: str, serve: Callable[..., Served]
+) -> None:
+    own_guard.set_budget("acme/café", 0, per="total")
+    proxy = serve(own_guard, upstream, project_header="X-Project")
+    assert httpx.post(f"{proxy.url}/v1", json=[a_task()], headers={b"X-Project": named}).status_code == 402
+
+
+def test_what_is_wrong_with_the_ledger_is_the_operators_to_know(
+    served: Served, ledger: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert call(served).status_code == 200
+    away = ledger.parent.with_name("away")
+    ledger.parent.rename(away)
+    answers = [call(served), httpx.get(f"{served.url}/metrics"), httpx.get(f"{served.url}/healthz")]
+    away.rename(ledger.parent)
+    assert [answer.status_code for answer in answers] == [503] * 3
+    assert not any(ledger.name in answer.text or str(ledger.parent) in answer.text for answer in answers)
+    assert ledger.name in caplog.text
+
+
+def test_many_that_bring_unknown_tokens_together_are_told_by_one_look(
+    own_guard: Guard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    found = own_guard.ledger.tokens
+
+    def counted() -> list[tokens.Token]:
+        looks.append(1)
+        return found()
+
+    monkeypatch.setattr(own_guard.ledger, "tokens", counted)
+    entrance = door.Door(own_guard)
+    unknown = [tokens.make("acme", "", 1, "me")[0] for _ in range(50)]
+
+    async def all_at_once() -> list[Any]:
+        scope: dict[str, Any] = {"headers": []}
+        return await asyncio.gather(*[entrance.holder(scope, text) for text in unknown], return_exceptions=True)
+
+    assert {str(error).partition(";")[0] for error in asyncio.run(all_at_once())} == {"the token is unknown or revoked"}
+    assert len(looks) == 2  # the first came before the others had
+
+
+PAGES = [
+    ({"Origin": "https://elsewhere.example"}, 403),
+    ({"Origin": "null"}, 403),
+    ({"Origin": "http://[x"}, 403),
+    ({"Origin": "http://10.0.0.7:3000"}, 403),
+    ({"Host": "elsewhere.example:8402"}, 403),
+    ({"Host": "elsewhere.example", "Origin": "http://elsewhere.example"}, 403),
+    ({"Origin": "http://localhost:3000"}, 200),
+    ({"Origin": "HTTP://127.0.0.1:3000"}, 200),
+    ({"Origin": "http://[::1]:3000"}, 200),
+    ({"Origin": "vscode-webview://abc"}, 200),
+    ({"Host": "host.docker.internal:8402"}, 200),
+    ({"Host": "costguard:8402", "Origin": "http://costguard:8402"}, 200),
+    ({"Host": "LOCALHOST."}, 200),
+]
+
+
+@pytest.mark.parametrize(("headers", "status"), PAGES)
+def test_a_web_page_from_elsewhere_needs_a_token(
+    headers: dict[str, str],
+    status: int,
+    served: Served,
+    standin: StandIn,
+    own_guard: Guard,
+    request: pytest.FixtureRequest,
+) -> None:
+    as_a_page = {**headers, "Content-Type": "text/plain"}
+    answer = call(served, **as_a_page)
+    assert answer.status_code == status
+    assert httpx.get(f"{served.url}/metrics", headers=as_a_page).status_code == status
+    if status == 403:
+        assert answer.json()["errors"][0]["code"] == "pageRefused"
+        assert standin.received == []
+        assert call(served, **as_a_page, **{HEADER: request.getfixturevalue("token")}).status_code == 200
+
+
+def test_beyond_loopback_a_public_name_is_as_good_as_any() -> None:
+    headers = [(b"host", b"llm.example")]
+    assert pages.stranger({"server": ("127.0.0.1", 1), "headers": headers})
+    assert pages.stranger({"server": ("10.0.0.1", 1), "headers": headers}) is None
+    own = [*headers, (b"origin", b"https://llm.example")]
+    assert pages.stranger({"server": ("10.0.0.1", 1), "headers": own}) is None

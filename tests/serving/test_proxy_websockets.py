@@ -6,13 +6,14 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
+from socket import create_server
 from typing import Any
 
 import pytest
 import runware
 import websockets
 from conftest import a_task, audit
-from proxied import WAIT_S, Served, until
+from proxied import WAIT_S, Served, raw, until
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.sync.server import serve as serve_sync
@@ -143,6 +144,66 @@ def test_tokens_and_projects_are_asked_for_before_there_is_a_connection(
             socket.send(json.dumps([a_task()]))
             socket.recv(WAIT_S)
     assert [row.project for row in talk_guard.ledger.tasks()] == ["acme/web"] * 2
+
+
+def test_a_token_that_is_revoked_ends_its_connection_once_nothing_is_waited_for(
+    upstream: str, make_guard: Callable[..., Guard], serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "FRESH_S", 0)
+    goes_on = threading.Event()
+    got: list[str] = []
+
+    def listen(connection: Any) -> None:
+        for frame in connection:
+            got.append(frame)
+            goes_on.wait(WAIT_S)
+            (task,) = json.loads(frame)
+            told = {"taskType": task["taskType"], "taskUUID": task["taskUUID"], "text": "x", "cost": 0.0001}
+            connection.send(json.dumps({"data": [told]}))
+
+    with serve_sync(listen, "127.0.0.1", 0) as slow:
+        thread = threading.Thread(target=slow.serve_forever)
+        thread.start()
+        far = f"ws://127.0.0.1:{slow.socket.getsockname()[1]}"
+        guard = make_guard(endpoints=[f"{upstream}/v1", far])
+        text, kept = tokens.make("acme/web", "", 1, "me")
+        guard.ledger.add_token(kept)
+        proxy = serve(guard, upstream, upstream_ws=far)
+        with connect(address(proxy), additional_headers={"X-Costguard-Token": text}) as socket:
+            socket.send(json.dumps([a_task()]))
+            until(lambda: got)
+            guard.ledger.revoke_token(kept.id, 2)
+            refused = a_task()
+            socket.send(json.dumps([refused]))
+            (error,) = json.loads(socket.recv(WAIT_S))["errors"]
+            assert (error["code"], error["taskUUID"]) == ("tokenRefused", refused["taskUUID"])
+            goes_on.set()
+            assert json.loads(socket.recv(WAIT_S))["data"][0]["cost"] == 0.0001
+            with pytest.raises(ConnectionClosed):
+                socket.recv(WAIT_S)
+        slow.shutdown()
+        thread.join()
+    assert [(row.status, row.charged) for row in guard.ledger.tasks()] == [("settled", 100_000)]
+    assert len(got) == 1
+
+
+@pytest.mark.parametrize("mode", ["enforce", "observe"])
+@pytest.mark.parametrize("target", ["@127.0.0.1:{port}/v1", "/v1#x"])
+def test_a_target_that_is_no_path_leads_a_websocket_nowhere(
+    target: str, mode: str, far: str, upstream: str, make_guard: Callable[..., Guard], serve: Callable[..., Served]
+) -> None:
+    proxy = serve(make_guard(mode=mode, endpoints=[f"{upstream}/v1", far]), upstream, upstream_ws=far)
+    asked = (
+        "Host: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    with create_server(("127.0.0.1", 0)) as elsewhere:
+        elsewhere.setblocking(False)
+        told = raw(proxy.url, f"GET {target.format(port=elsewhere.getsockname()[1])} HTTP/1.1\r\n{asked}".encode())
+        assert told.startswith(b"HTTP/1.1 400 ")
+        assert b"pathNotPlain" in told
+        with pytest.raises(BlockingIOError):
+            elsewhere.accept()
 
 
 def test_a_websocket_that_is_not_native_is_refused_under_a_guard_that_enforces(talks: Served) -> None:

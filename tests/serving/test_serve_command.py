@@ -23,7 +23,7 @@ from proxied import Got, Plain
 from costguard import Guard
 from costguard.cli import main
 from costguard.money import NANOS
-from costguard.serving import running
+from costguard.serving import app, pages, running
 from costguard.testing import StandIn
 
 pytest_plugins = ("serving_fixtures",)
@@ -56,7 +56,8 @@ def program(ledger: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], 
 def test_it_serves_until_it_is_told_to_end_and_leaves_a_ledger_that_is_whole(
     sent: int, ledger: Path, upstream: str, standin: StandIn
 ) -> None:
-    with program(ledger, "--upstream", upstream, "--project", "acme/app") as (process, url, said):
+    words = ("--upstream", upstream, "--project", "acme/app", "--host", "127.1")  # another spelling of loopback
+    with program(ledger, *words) as (process, url, said):
         assert len(said) == 1
         assert said[0].startswith(f"Serving {upstream} on http://127.0.0.1:")
         assert httpx.post(f"{url}/v1", json=[a_task()]).status_code == 200
@@ -111,7 +112,7 @@ def test_it_says_so_when_others_can_reach_it(ledger: Path, upstream: str) -> Non
      ("10.0.0.1", False), ("example.com", False)],
 )  # fmt: skip
 def test_what_is_only_this_machine(host: str, is_loopback: bool) -> None:
-    assert running.is_loopback(host) is is_loopback
+    assert pages.is_loopback(host) is is_loopback
 
 
 @pytest.mark.parametrize(
@@ -137,3 +138,8 @@ def test_a_port_that_is_taken_is_one_line(ledger: Path) -> None:
         result = CliRunner().invoke(main, ["--db", str(ledger), "serve", "--upstream", "https://x", "--port", port])
     assert result.exit_code == 1
     assert f"cannot listen on 127.0.0.1, port {port}" in result.output
+
+
+def test_it_reads_requests_by_one_parser_whatever_else_is_installed(own_guard: Guard, upstream: str) -> None:
+    server = running.server(app(own_guard, upstream), drain_s=0, started=lambda: None)
+    assert server.config.http == "h11"  # the other one bounds no headers

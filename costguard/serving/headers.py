@@ -30,6 +30,9 @@ _HOP = frozenset(
 _OURS = frozenset((b"host", b"expect", b"forwarded", TOKEN))
 """Answered or written anew here. Who called from where, which `Forwarded` tells, is none of the provider's business."""
 
+_OVERRIDES = frozenset((b"x-http-method-override", b"x-http-method", b"x-method-override"))
+"""By these a request says that it means another method; one that means POST is to come as one, and be guarded."""
+
 _FORWARDED = b"x-forwarded-"
 _ENCODINGS = frozenset(("gzip", "deflate", "identity"))
 """What the guard can undo with nothing but httpx."""
@@ -40,10 +43,17 @@ def to_upstream(headers: Iterable[tuple[bytes, bytes]], dropped: frozenset[bytes
 
     `is_read`: the guard reads the answer, so it must not come in an encoding that it cannot undo.
     """
+    headers = list(headers)
+    # Of two lengths the chunks are the true one (RFC 9112, 6.3); the other would cut the request in two.
+    is_chunked = any(name == b"transfer-encoding" for name, _ in headers)
     passed = [
         (name, value)
         for name, value in _end_to_end(headers)
-        if name not in _OURS and name not in dropped and not name.startswith(_FORWARDED)
+        if name not in _OURS
+        and name not in dropped
+        and not name.startswith(_FORWARDED)
+        and not (is_chunked and name == b"content-length")
+        and not (name in _OVERRIDES and value.strip().upper() == b"POST")
     ]
     return (
         [(name, _readable(value) if name == b"accept-encoding" else value) for name, value in passed]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -28,6 +29,11 @@ VERSION = "/v1"
 """What every path of these APIs begins with."""
 
 _CALLER = "costguard.caller"
+
+_ESCAPED_MAX = 3
+"""How often a path is unescaped by what it passes."""
+
+_END = re.compile(r"[?#\0]")
 
 
 class Passed(NamedTuple):
@@ -158,9 +164,15 @@ def _speaks(claim: Claim | None) -> Known:
 
 
 def _plain(path: str) -> str:
-    """A path as a careless server reads it: case, escapes, parameters, empty and dotted segments are nothing to it."""
+    """A path as a careless server reads it.
+
+    Case, escapes (of escapes, too), parameters, empty and dotted segments are nothing to it, and it ends where a query,
+    a fragment or a text of C would.
+    """
     found: list[str] = []
-    for segment in unquote(path, errors="replace").replace("\\", "/").lower().split("/"):
+    for _ in range(_ESCAPED_MAX):
+        path = unquote(path, errors="replace")
+    for segment in _END.split(path, maxsplit=1)[0].replace("\\", "/").casefold().split("/"):
         name = segment.partition(";")[0].strip()
         if name == "..":
             found = found[:-1]

@@ -13,11 +13,13 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from conftest import a_task
-from proxied import WAIT_S, Got, Plain, Served
+from proxied import WAIT_S, Got, Plain, Served, raw
 
 from costguard import ConfigurationError, Guard
-from costguard.serving import app, upstream
+from costguard.serving import app, proxy, upstream
 from costguard.testing import StandIn
+from costguard.wire.dialect import Problem
+from costguard.wire.runware import problems
 
 pytest_plugins = ("serving_fixtures",)
 
@@ -179,15 +181,17 @@ def test_an_upload_that_is_not_guarded_is_passed_on_as_it_comes(
         "/v1/chat%2Fcompletions",
         "/v1%2fresponses",
         "/v1\\messages",
+        "/v1/responses%3Fx",
+        "/v1/responses%23x",
+        "/v1/responses%00.txt",
+        "/v1/%2563hat/completions",
+        "/v1/re%C5%BFponses",
     ],
 )
 def test_another_spelling_of_a_guarded_path_is_refused(path: str, served: Served, standin: StandIn) -> None:
-    parts = urlsplit(served.url)
     body = json.dumps({"model": "m", "messages": []}).encode()
-    with socket.create_connection((str(parts.hostname), parts.port or 0), WAIT_S) as client:
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
-        client.sendall(head.encode() + body)
-        told = b"".join(iter(lambda: client.recv(65536), b""))
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    told = raw(served.url, head.encode() + body)
     assert told.startswith(b"HTTP/1.1 400 ")
     assert b"pathNotPlain" in told
     assert standin.received == []
@@ -195,10 +199,7 @@ def test_another_spelling_of_a_guarded_path_is_refused(path: str, served: Served
 
 @pytest.mark.parametrize("target", ["http://elsewhere.example/v1/models", "*"])
 def test_a_target_that_is_no_path_is_refused(target: str, served: Served, standin: StandIn) -> None:
-    parts = urlsplit(served.url)
-    with socket.create_connection((str(parts.hostname), parts.port or 0), WAIT_S) as client:
-        client.sendall(f"OPTIONS {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
-        told = b"".join(iter(lambda: client.recv(65536), b""))
+    told = raw(served.url, f"OPTIONS {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
     assert told.startswith(b"HTTP/1.1 400 ")
     assert standin.received == []
 
@@ -236,3 +237,64 @@ def test_an_upstream_below_a_path_gets_all_calls_there(
         assert web.get(f"{proxy.url}/v1/models").content == b"ok"
         assert web.post(f"{proxy.url}/v1", content=b"{").status_code == 400
     assert [got.path for got in api.got] == ["/base/v1/models"]
+
+
+@pytest.mark.parametrize("length", [3, 5000])
+@pytest.mark.parametrize("path", ["/v1", "/v1/files"])
+def test_a_request_of_two_lengths_is_as_long_as_its_chunks(
+    path: str, length: int, guard_of: Callable[..., Guard], serve: Callable[..., Served]
+) -> None:
+    body = json.dumps([a_task(includeCost=True, includeUsage=True)]).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n"
+    chunks = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    with Plain(lambda _: OK) as api:
+        told = raw(serve(guard_of(api.url), api.url).url, head.encode() + chunks)
+    assert told.startswith(b"HTTP/1.1 200 ")
+    assert [got.body for got in api.got] == [body]
+    assert "content-length" not in names(api.got[0])
+
+
+@pytest.mark.parametrize("name", ["X-HTTP-Method-Override", "x-http-method", "X-Method-Override"])
+def test_no_other_method_passes_for_a_post(
+    name: str, guard_of: Callable[..., Guard], serve: Callable[..., Served], web: httpx.Client
+) -> None:
+    with Plain(lambda _: OK) as api:
+        address = serve(guard_of(api.url), api.url).url
+        for method in ("POST", "post", "DELETE"):
+            web.put(f"{address}/v1", json=[a_task()], headers={name: method})
+    assert [names(got).get(name.lower()) for got in api.got] == [None, None, "DELETE"]
+
+
+def test_an_answer_that_fails_here_is_logged_without_its_words(
+    guard_of: Callable[..., Guard], serve: Callable[..., Served], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(httpx.AsyncByteStream):
+        async def __aiter__(self) -> Any:
+            yield b"x"
+            raise RuntimeError("sk-secret")
+
+    api = httpx.MockTransport(lambda _: httpx.Response(200, stream=Broken()))
+    url = "http://127.0.0.1:9"
+    with pytest.raises(httpx.RemoteProtocolError):
+        httpx.get(f"{serve(guard_of(url), url, transport=api).url}/v1/models")
+    assert "an answer failed in the proxy: RuntimeError at " in caplog.text
+    assert "sk-secret" not in caplog.text
+
+
+def test_a_large_body_that_is_refused_is_read_beside_the_other_calls(
+    served: Served, own_guard: Guard, web: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_guard.set_budget("acme", 0, per="total")
+    read_by: list[str] = []
+    write = problems.write
+
+    def noted(problem: Problem, body: bytes) -> bytes:
+        read_by.append(threading.current_thread().name)
+        return write(problem, body)
+
+    monkeypatch.setattr(problems, "write", noted)
+    for content in ("x", "x" * proxy._LARGE_BYTES):
+        task = a_task(content)
+        refused = web.post(f"{served.url}/v1", json=[task])
+        assert (refused.status_code, refused.json()["errors"][0]["taskUUID"]) == (402, task["taskUUID"])
+    assert [name == served.thread.name for name in read_by] == [True, False]

@@ -41,6 +41,10 @@ class Door:
     def __init__(self, guard: Guard, *, project_header: str | None = None, require_token: bool = False) -> None:
         if project_header is not None and not _NAME.fullmatch(project_header):
             raise ConfigurationError(f"project_header: {project_header!r} is no name of a header, such as X-Project")
+        if project_header is not None and project_header.lower().encode() in headers.TAKEN:
+            raise ConfigurationError(
+                f"project_header: {project_header} says something else; take a name of your own, such as X-Project"
+            )
         self._guard = guard
         self._allows_project = project_header is not None
         self._own = headers.PROJECT.lower().encode()

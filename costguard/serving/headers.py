@@ -30,6 +30,16 @@ _HOP = frozenset(
 _OURS = frozenset((b"host", b"expect", b"forwarded", TOKEN))
 """Answered or written anew here. Who called from where, which `Forwarded` tells, is none of the provider's business."""
 
+TAKEN = (
+    _HOP
+    | _OURS
+    | frozenset(
+        b"authorization x-api-key api-key cookie origin user-agent accept accept-encoding"
+        b" content-type content-length content-encoding".split()
+    )
+)
+"""Headers that say something else than a project: of a key, the ledger would keep it as one."""
+
 _OVERRIDES = frozenset((b"x-http-method-override", b"x-http-method", b"x-method-override"))
 """By these a request says that it means another method; one that means POST is to come as one, and be guarded."""
 

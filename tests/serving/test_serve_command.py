@@ -121,6 +121,8 @@ def test_what_is_only_this_machine(host: str, is_loopback: bool) -> None:
         (("--upstream", "api.runware.ai"), 2, "is not an address"),
         (("--upstream", "https://api.runware.ai?x=1"), 1, "is not an address such as"),
         (("--upstream", "https://x", "--project-header", "a b"), 1, "is no name of a header"),
+        (("--upstream", "https://x", "--project-header", "authorization"), 1, "authorization says something else"),
+        (("--upstream", "https://x", "--project-header", "X-Costguard-Token"), 1, "says something else"),
         (("--upstream", "https://x", "--host", "no.such.host.invalid"), 1, "cannot listen on no.such.host.invalid"),
         ((), 2, "--upstream"),
     ],

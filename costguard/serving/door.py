@@ -54,6 +54,10 @@ class Door:
         self._requires = require_token
         self._known: dict[str, Token] = {}
         self._at_s: float | None = None
+        self._away: LedgerError | None = None
+        """Why the last look failed."""
+        self._away_until_s = 0.0
+        """Not to be tried again before: each try may take as long as a connection does."""
         self._looking = asyncio.Lock()
 
     @staticmethod
@@ -122,18 +126,26 @@ class Door:
                 is_fresh = now_s - self._at_s < FRESH_S and (not token_id or token_id in self._known)
                 if is_fresh or self._at_s > came_s:  # many that came together are told by one look
                     return
+            if self._away is not None and now_s < self._away_until_s:
+                self._go_on(self._away)
+                return
             try:
                 found = await self._guard.offload(self._guard.ledger.tokens)
             except Interrupted as stop:
                 raise stop.cancellation from None
             except LedgerError as error:
-                # What was known stays so: a guard that blocks refuses the call itself, any other lets it go on.
-                if self._at_s is None and self._guard.mode == ENFORCE:
-                    raise
                 log.error("tokens cannot be looked up: %s", error)
+                self._away, self._away_until_s = error, time.monotonic() + FRESH_S
+                self._go_on(error)
                 return
+            self._away = None
             self._known = {token.id: token for token in found}
             self._at_s = now_s
+
+    def _go_on(self, error: LedgerError) -> None:
+        """What was known stays so: a guard that blocks refuses the call itself, any other lets it go on."""
+        if self._at_s is None and self._guard.mode == ENFORCE:
+            raise LedgerError(str(error)) from None
 
 
 def _turned(status: int, kind: str, message: str) -> TurnedAwayError:

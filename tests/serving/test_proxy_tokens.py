@@ -20,6 +20,7 @@ from proxied import Served
 from costguard import Guard, tokens
 from costguard.cli import main
 from costguard.cli.app import Session
+from costguard.errors import LedgerError
 from costguard.serving import door, pages
 from costguard.testing import StandIn
 
@@ -328,3 +329,26 @@ def test_beyond_loopback_a_public_name_is_as_good_as_any() -> None:
     assert pages.stranger({"server": ("10.0.0.1", 1), "headers": headers}) is None
     own = [*headers, (b"origin", b"https://llm.example")]
     assert pages.stranger({"server": ("10.0.0.1", 1), "headers": own}) is None
+
+
+@pytest.mark.parametrize(("mode", "outcome"), [("enforce", LedgerError), ("observe", type(None))])
+def test_while_the_ledger_is_away_callers_do_not_wait_for_it_one_after_the_other(
+    mode: str, outcome: type, guard_of: Callable[..., Guard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "FRESH_S", 1000)
+    guard = guard_of("http://127.0.0.1:9", mode=mode)
+    looks: list[int] = []
+
+    def away() -> list[tokens.Token]:
+        looks.append(1)
+        raise LedgerError("no connection")
+
+    monkeypatch.setattr(guard.ledger, "tokens", away)
+    entrance = door.Door(guard)
+
+    async def all_at_once() -> list[Any]:
+        scope: dict[str, Any] = {"headers": []}
+        return await asyncio.gather(*[entrance.holder(scope, None) for _ in range(20)], return_exceptions=True)
+
+    assert {type(found) for found in asyncio.run(all_at_once())} == {outcome}
+    assert len(looks) == 1

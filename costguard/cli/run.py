@@ -81,7 +81,8 @@ def run(
     allows: bool,
     command: tuple[str, ...],
 ) -> None:
-    """Run COMMAND with every httpx, httpx2, aiohttp and requests client in it guarded, its child processes included.
+    """Run COMMAND with every httpx, httpx2, aiohttp, requests and Runware client in it guarded, its child processes
+    included.
 
     costguard run --project nightly --budget 5/day -- python app.py
 

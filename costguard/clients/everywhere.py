@@ -31,6 +31,7 @@ LIBRARIES = {
     "httpx2": "costguard.clients.httpx_everywhere",
     "openai": "costguard.clients.sdks_everywhere",
     "requests": "costguard.clients.requests_everywhere",
+    "runware": "costguard.clients.runware_everywhere",
 }
 """Each library that something is put into -> the module that knows its seams."""
 
@@ -38,8 +39,8 @@ log = logging.getLogger("costguard")
 
 
 def install(guard: Guarding) -> None:
-    """Guard every client of httpx, httpx2, aiohttp and requests in this process: those made before and after, and
-    calls such as `httpx.post`. The same guard twice is once.
+    """Guard every client of httpx, httpx2, aiohttp, requests and the Runware SDK in this process: those made before and
+    after, and calls such as `httpx.post`. The same guard twice is once.
 
     A client that was wrapped keeps its own guard. Libraries that are not imported yet are guarded when they are.
     TypeError for what is no Guard; ConfigurationError for one that is closed, while another one is installed, and for
@@ -103,18 +104,22 @@ os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_i
 
 def _enter(library: ModuleType) -> None:
     """Put the guard into a library, all of its seams or none; where it is already, it stays."""
-    known: Any = importlib.import_module(LIBRARIES[library.__name__])
-    with _lock:
+    guards = True
+    try:
+        known: Any = importlib.import_module(LIBRARIES[library.__name__])
+        guards = known.GUARDS
+        seams: tuple[Seam, ...] = known.seams(library, _seat)
+        check(library, seams)
+    except ConfigurationError as error:
         guard = _seat.guard
         if guard is None:
             return
-        try:
-            seams: tuple[Seam, ...] = known.seams(library, _seat)
-            check(library, seams)
-        except ConfigurationError as error:
-            if guard.mode == ENFORCE and known.GUARDS:
-                raise
-            log.error("nothing is put into %s (mode %s): %s", library.__name__, guard.mode, error)
+        if guard.mode == ENFORCE and guards:
+            raise
+        log.error("nothing is put into %s (mode %s): %s", library.__name__, guard.mode, error)
+        return
+    with _lock:
+        if _seat.guard is None:
             return
         for seam in seams:
             original = vars(seam.owner)[seam.name]

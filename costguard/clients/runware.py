@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from contextvars import Context, copy_context
 from dataclasses import replace
 from importlib import metadata
@@ -18,7 +19,7 @@ import aiohttp
 import runware
 
 from costguard.clients.aiohttp import Middleware
-from costguard.clients.guarding import Guarding, second_guard
+from costguard.clients.guarding import Guarding, Hand, held, second_guard
 from costguard.clients.runware_websockets import Calls, Connection
 from costguard.clients.websockets import Talk
 from costguard.errors import ConfigurationError
@@ -50,14 +51,18 @@ def wrap(guard: Guarding, client: C) -> C:
     version = check_version()
     if not isinstance(client, runware.Runware):
         raise TypeError(f"guard.wrap takes a runware.Runware, got {type(client).__module__}.{type(client).__name__}")
-    held: Wrapped | None = client.__dict__.get(_MARK)
-    if held is not None and held.guard is guard:
-        return client
-    if held is not None and not held.guard.is_closed:
+    wrapped = wrapped_of(client) or Wrapped(guard, client, version)
+    if wrapped.is_own and wrapped.guard is not guard and not wrapped.guard.is_closed:
         raise second_guard("Runware client")
-    wrapped = Wrapped(guard, client, version) if held is None else held
     wrapped.put_in(guard)
+    wrapped.make_own()
     return client
+
+
+def wrapped_of(client: Any) -> Wrapped | None:
+    """What was put into a client; None for one that was never guarded."""
+    found: Wrapped | None = client.__dict__.get(_MARK)
+    return found
 
 
 def check_version() -> str:
@@ -84,18 +89,32 @@ def check_version() -> str:
 
 
 class Wrapped:
-    """A client of the SDK under `guard`."""
+    """A client of the SDK, and the guard that was put in."""
 
     def __init__(self, guard: Guarding, client: Any, version: str) -> None:
         self.guard = guard
+        self.is_own = False
+        """Its caller wrapped it; False for the guard of the whole process."""
+        self.calls: Calls | None = None
+        """Those of its websocket, if that is how it speaks."""
+        self._is_out: Callable[[], bool] = bool
         self._client = client
         self._version = version
-        self._middleware = Middleware(guard)
         self._is_in = False
 
-    def put_in(self, guard: Guarding) -> None:
-        """Look for every place first, then change them; of a client that is wrapped already, change the guard."""
+    def is_out(self) -> bool:
+        """Whether the guard has left: what is sent from then on passes, what is on its way is still heard."""
+        return self._is_out()
+
+    def put_in(self, guard: Guarding, is_out: Callable[[], bool] = bool) -> None:
+        """Look for every place first, then change them; of a client that has one already, change the guard.
+
+        `is_out` says, at each call, whether the guard has left meanwhile; without it, it stays.
+        """
         client = self._client
+        if self._is_in and self.guard is guard and self._has_hold():
+            self._is_out = is_out
+            return
         own = self._seam(client, "_ensure_validation_session")
         rest, websocket = self._seam(client, "_rest_transport"), self._seam(client, "_ws_transport")
         if rest is None and websocket is None:
@@ -110,7 +129,7 @@ class Wrapped:
         is_idle = websocket is None or (websocket._ws is None and not websocket._connect_lock.locked())
         loop = None if is_idle else self._running_loop(websocket)
 
-        self.guard, self._middleware = guard, Middleware(guard)
+        self.guard, self._is_out = guard, is_out
         if not self._is_in:
             self._is_in = True
             setattr(client, _MARK, self)
@@ -120,15 +139,29 @@ class Wrapped:
         if loop is not None:
             self._take_over(websocket, loop)
 
+    def make_own(self) -> None:
+        """It was its caller who wrapped it."""
+        if not self.is_own and self.calls is not None:
+            self._client.run = self.calls.named(self._client.run, 0)
+            self._client._utility = self.calls.named(self._client._utility, 1)
+        self.is_own = True
+
+    def _has_hold(self) -> bool:
+        """Whether an open connection is in its hands: one that came while it was out is not."""
+        connection = None if self.calls is None else self._client._ws_transport._ws
+        return connection is None or isinstance(connection, Connection)
+
     def _put_into_sessions(self, own: Any, rest: Any, ensure: Any) -> None:
         self._own_session = own
 
         async def for_stream() -> Any:
             # It is sent when it is first read: what it is booked on is said by the block that asked for it.
-            return _Session(await own(), self._middleware, copy_context())
+            session, context = await own(), copy_context()
+            return session if self.is_out() else _Session(session, _InContext(self.guard, context))
 
         async def for_run() -> Any:
-            return _Session(await ensure(), self._middleware)
+            session = await ensure()
+            return session if self.is_out() else _Session(session, Middleware(self.guard))
 
         self._client._ensure_validation_session = for_stream
         if rest is not None:
@@ -138,28 +171,36 @@ class Wrapped:
         config = self._client._config
         stated = config.dependencies
         connect = None if stated is None else stated.ws_connect
-        self._calls = Calls(transport)
+        calls = self.calls = Calls(transport)
 
         async def ws_connect(url: str) -> Any:
-            return self._guarded(await (transport._default_connect if connect is None else connect)(url))
+            connection = await (transport._default_connect if connect is None else connect)(url)
+            return connection if self.is_out() else self._guarded(calls, connection)
 
         config.dependencies = replace(stated or runware.RuntimeDependencies(), ws_connect=ws_connect)
-        self._client.run = self._calls.named(self._client.run, 0)
-        self._client._utility = self._calls.named(self._client._utility, 1)
 
-    def _guarded(self, connection: Any) -> Connection:
+    def _guarded(self, calls: Calls, connection: Any) -> Connection:
+        guard = self.guard
         url = urlsplit(self._client._config.ws_base_url)
         port = None if url.port == _PORTS.get(url.scheme) else url.port
-        talk = Talk(self.guard, host=normal_host(url.hostname or ""), port=port, path=url.path, ask=self._ask)
-        return Connection(connection, talk, self._calls)
 
-    async def _ask(self, body: bytes) -> tuple[int, bytes]:
-        """By HTTP, past the guard and all middlewares."""
+        async def past(request: Any, handler: Any) -> Any:
+            with held(Hand(guard, request)):  # a guard of the whole process would look at it
+                return await handler(request)
+
+        async def ask(body: bytes) -> tuple[int, bytes]:
+            return await self._ask(body, past)
+
+        talk = Talk(guard, host=normal_host(url.hostname or ""), port=port, path=url.path, ask=ask)
+        return Connection(connection, talk, calls, self.is_out)
+
+    async def _ask(self, body: bytes, past: Any) -> tuple[int, bytes]:
+        """By HTTP, past every guard and all middlewares."""
         config, session = self._client._config, await self._own_session()
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {config.api_key}"}
         limit = aiohttp.ClientTimeout(total=ASK_S)
         async with session.post(
-            config.http_base_url, data=body, headers=headers, middlewares=(), timeout=limit
+            config.http_base_url, data=body, headers=headers, middlewares=(past,), timeout=limit
         ) as response:
             return response.status, await response.read()
 
@@ -182,7 +223,8 @@ class Wrapped:
         known, reader = transport._ws, transport._receive_task
         if isinstance(known, Connection):
             known.talk.end_later("another Guard took over")
-        transport._ws = self._guarded(known.inner if isinstance(known, Connection) else known)
+        calls = self.calls or Calls(transport)
+        transport._ws = self._guarded(calls, known.inner if isinstance(known, Connection) else known)
 
         async def read_on() -> None:
             await asyncio.wait({reader})
@@ -211,15 +253,22 @@ class Wrapped:
                 raise second_guard("session")
 
 
-class _Session:
-    """A session of aiohttp's; each request of it passes the guard, behind the session's own middlewares.
+class _InContext(Middleware):
+    """Books what passes in `context`, not in that of whoever sends it."""
 
-    `context`: what a request is booked in, if not in that of whoever sends it.
-    """
-
-    def __init__(self, inner: Any, middleware: Middleware, context: Context | None = None) -> None:
-        self._inner = inner
+    def __init__(self, guard: Guarding, context: Context) -> None:
+        super().__init__(guard)
         self._context = context
+
+    async def __call__(self, request: Any, handler: Any) -> Any:
+        return await asyncio.create_task(super().__call__(request, handler), context=self._context)
+
+
+class _Session:
+    """A session of aiohttp's; each request of it passes the guard, behind the session's own middlewares."""
+
+    def __init__(self, inner: Any, middleware: Middleware) -> None:
+        self._inner = inner
         self._middleware = middleware
 
     def __getattr__(self, name: str) -> Any:
@@ -235,10 +284,7 @@ class _Session:
 
     def _middlewares(self) -> tuple[Any, ...]:
         own = tuple(one for one in _middlewares(self._inner) if not _is_of(one, self._middleware.guard))
-        return (*own, self._middleware if self._context is None else self._in_context)
-
-    async def _in_context(self, request: Any, handler: Any) -> Any:
-        return await asyncio.create_task(self._middleware(request, handler), context=self._context)
+        return (*own, self._middleware)
 
 
 def _is_of(middleware: object, guard: Guarding) -> bool:

@@ -140,9 +140,12 @@ def _is_of_the_connection(message: Message) -> bool:
 
 
 class Connection:
-    """A websocket of the SDK's; what passes on it passes the guard of `talk`. All else of it is the inner one's."""
+    """A websocket of the SDK's; what passes on it passes the guard of `talk`, until `is_out` says that it has left. All
+    else of it is the inner one's.
+    """
 
-    def __init__(self, inner: Any, talk: Talk, calls: Calls) -> None:
+    def __init__(self, inner: Any, talk: Talk, calls: Calls, is_out: Callable[[], bool]) -> None:
+        self._is_out = is_out
         self.inner = inner
         self.talk = talk
         self._calls = calls
@@ -154,7 +157,7 @@ class Connection:
 
     async def send(self, message: Message) -> None:
         """As `ClientConnection.send`; raises the refusal of what is not to be sent."""
-        if _is_of_the_connection(message):
+        if self._is_out() or _is_of_the_connection(message):
             await self.inner.send(message)
             return
         strays = self._calls.strays(message)

@@ -15,7 +15,8 @@ import threading
 from typing import Any
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
-_LIBRARIES = ("aiohttp", "httpx", "httpx2", "requests")
+_LIBRARIES = ("aiohttp", "anthropic", "httpx", "httpx2", "openai", "requests", "runware")
+"""Those that stand on another one, too: the guard has to be there when they begin to come."""
 
 
 def _children() -> Any:

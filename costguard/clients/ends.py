@@ -1,68 +1,67 @@
 """Where requests leave a client library, and what is done about those that leave elsewhere.
 
 Whatever sends by the library's own transport (httpx) or adapter (requests) is guarded there, where everything before it
-(retries, caches, copies) is seen as it is. One of another kind is guarded from outside, as `wrap` would.
+(retries, caches, copies) is seen as it is. One of another kind is guarded from outside, as `wrap` would, and so is the
+library's own while another tool's method stands in the place of ours.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from costguard.clients.guarding import Guarding, Hand, held, in_hand
-
-_outside: ContextVar[Any] = ContextVar("costguard_outside", default=None)
-"""What stands for an end of another kind, for the request that is about to be given to it."""
+from costguard.clients.seams import is_ours
 
 
 class End:
-    """The method `name` of the class `own`; `guarded` is the class that stands around one of another kind."""
+    """The method `name` of the class `own`, of which clients choose one by their `choose`; `guarded` is the class that
+    stands around one of another kind.
+    """
 
-    def __init__(self, own: Any, name: str, guarded: Any) -> None:
+    def __init__(self, own: Any, name: str, choose: str, guarded: Any) -> None:
         self._own = own
         self._name = name
+        self._choose = choose
         self._guarded = guarded
 
-    def is_in(self, other: Any) -> bool:
-        """True for one that sends by the library's own."""
-        return getattr(type(other), self._name, None) is getattr(self._own, self._name)
+    def is_in(self, end: Any) -> bool:
+        """True for one that sends by the library's own, as it is with us in it."""
+        found, known = getattr(end, self._name, None), getattr(self._own, self._name, None)
+        return getattr(found, "__func__", found) is known and is_ours(known)
 
-    def before(self, guard: Guarding, request: Any, end: Any) -> AbstractContextManager[None] | None:
-        """What a client is to send a POST within, that leaves by `end`; None for most, of which their end knows."""
+    def around(
+        self, guard: Guarding, client: Any, request: Any, end: Any
+    ) -> tuple[Any, AbstractContextManager[None]] | None:
+        """What is to send a POST that leaves by `end` in the place of `client`, and within what; None for most, of which
+        their end knows.
+        """
         if self.is_in(end):
             return None
         if not isinstance(end, self._guarded):
-            return _from_outside(self._guarded(guard, end))
+            return _Chosen(client, self._choose, self._guarded(guard, end)), nullcontext()
         if end.guard is guard:
             return None
         hand = Hand(end.guard, request)  # whoever wrapped a client has all of it, also what it does not look at
         hand.is_kept = True
-        return held(hand)
+        return client, held(hand)
 
 
-@contextmanager
-def _from_outside(guarded: Any) -> Iterator[None]:
-    outer = _outside.get()
-    _outside.set(guarded)
-    try:
-        yield
-    finally:
-        _outside.set(outer)  # not by a token: a coroutine may be closed in another context
+class _Chosen:
+    """A client that has chosen its `end`, for one request; all else of it is the client's."""
 
+    def __init__(self, client: Any, choose: str, end: Any) -> None:
+        self.__dict__.update({"_chosen_of": client, choose: lambda *_, **__: end})
 
-def choosing(original: Any) -> Any:
-    """Around the method by which a client chooses an end: for a request of ours, what stands around it."""
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_chosen_of"], name)
 
-    @functools.wraps(original)
-    def choose(*args: Any, **kwargs: Any) -> Any:
-        found = original(*args, **kwargs)
-        outside = _outside.get()
-        return outside if outside is not None and outside.inner is found else found
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.__dict__["_chosen_of"], name, value)
 
-    return choose
+    @property
+    def __class__(self) -> Any:
+        return type(self.__dict__["_chosen_of"])
 
 
 def is_looked_at(guard: Guarding, request: Any) -> bool:

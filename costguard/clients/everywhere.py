@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from costguard.clients.guarding import Guarding
-from costguard.clients.seams import Seam, Seat, check, with_self
+from costguard.clients.seams import Seam, Seat, check
 from costguard.errors import ConfigurationError
 from costguard.estimating.encoder import preload_soon
 from costguard.exchange.gate import ENFORCE, OFF
@@ -70,8 +70,8 @@ def put(guard: Guarding) -> None:
             sys.meta_path.insert(0, _finder)  # before any look at what is there: in between, another thread may import
     try:
         for name in LIBRARIES:
-            if name in sys.modules:
-                _enter(importlib.import_module(name))  # waits for a thread that is still at it
+            if sys.modules.get(name) is not None:  # None keeps it from being imported
+                _enter(name, importlib.import_module(name))  # waits for a thread that is still at it
     except BaseException:
         if before is None:
             uninstall()
@@ -102,11 +102,11 @@ _lock = threading.RLock()
 os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
-def _enter(library: ModuleType) -> None:
+def _enter(name: str, library: ModuleType) -> None:
     """Put the guard into a library, all of its seams or none; where it is already, it stays."""
     guards = True
     try:
-        known: Any = importlib.import_module(LIBRARIES[library.__name__])
+        known: Any = importlib.import_module(LIBRARIES[name])
         guards = known.GUARDS
         seams: tuple[Seam, ...] = known.seams(library, _seat)
         check(library, seams)
@@ -116,17 +116,15 @@ def _enter(library: ModuleType) -> None:
             return
         if guard.mode == ENFORCE and guards:
             raise
-        log.error("nothing is put into %s (mode %s): %s", library.__name__, guard.mode, error)
+        log.error("nothing is put into %s (mode %s): %s", name, guard.mode, error)
         return
     with _lock:
         if _seat.guard is None:
             return
         for seam in seams:
-            original = vars(seam.owner)[seam.name]
-            if not any(original is ours for _, _, ours in _put):
-                ours = seam.around(with_self(original))
-                setattr(seam.owner, seam.name, ours)
-                _put.append((seam, original, ours))
+            found = vars(seam.owner)[seam.name]
+            if not any(found is ours for _, _, ours in _put):
+                _put.append((seam, *seam.put()))
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -149,15 +147,22 @@ class _Finder(importlib.abc.MetaPathFinder):
         finally:
             self._looking.is_on = False
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader)
+            spec.loader = _Loader(fullname, spec.loader)
         return spec
 
 
 class _Loader(importlib.abc.Loader):
     """Loads a library as its own loader does, then puts the guard in."""
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, name: str, inner: Any) -> None:
+        self._name = name
         self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        """What whoever only looks at a library asks its loader for, as `get_data`."""
+        if name == "_inner":
+            raise AttributeError(name)
+        return getattr(self._inner, name)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
         made: ModuleType | None = self._inner.create_module(spec)
@@ -168,7 +173,7 @@ class _Loader(importlib.abc.Loader):
             module.__spec__.loader = self._inner
         module.__loader__ = self._inner
         self._inner.exec_module(module)
-        _enter(module)
+        _enter(self._name, module)
 
 
 _finder = _Finder()

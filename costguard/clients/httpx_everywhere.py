@@ -7,27 +7,29 @@ from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any
 
-from costguard.clients.ends import End, choosing, is_looked_at
+from costguard.clients.ends import End, is_looked_at
 from costguard.clients.httpx import AsyncGuardedTransport, GuardedTransport, asend, look, send
 from costguard.clients.seams import Seam, Seat, class_of
 
 GUARDS = True
 """Without it, calls would be sent that nobody guards."""
 
+_CHOOSE = "_transport_for_url"
+
 
 def seams(library: ModuleType, seat: Seat) -> tuple[Seam, ...]:
     """The places of `library`, which is httpx or httpx2."""
     client, async_client = class_of(library, "Client"), class_of(library, "AsyncClient")
     transport, async_transport = class_of(library, "HTTPTransport"), class_of(library, "AsyncHTTPTransport")
-    end = End(transport, "handle_request", GuardedTransport)
-    async_end = End(async_transport, "handle_async_request", AsyncGuardedTransport)
+    end = End(transport, "handle_request", _CHOOSE, GuardedTransport)
+    async_end = End(async_transport, "handle_async_request", _CHOOSE, AsyncGuardedTransport)
     return (
         Seam(transport, "handle_request", ("request",), functools.partial(_handling, seat)),
         Seam(async_transport, "handle_async_request", ("request",), functools.partial(_ahandling, seat)),
         Seam(client, "_send_single_request", ("request",), functools.partial(_sending, seat, end)),
         Seam(async_client, "_send_single_request", ("request",), functools.partial(_asending, seat, async_end)),
-        Seam(client, "_transport_for_url", ("url",), choosing),
-        Seam(async_client, "_transport_for_url", ("url",), choosing),
+        Seam(client, _CHOOSE, ("url",), None),
+        Seam(async_client, _CHOOSE, ("url",), None),
     )
 
 
@@ -77,26 +79,30 @@ def _sending(seat: Seat, end: End, original: Any) -> Any:
         guard = seat.guard
         if guard is None or request.method != "POST":
             return original(self, request)
-        before = end.before(guard, request, self._transport_for_url(request.url))
-        if before is None:
+        around = end.around(guard, self, request, self._transport_for_url(request.url))
+        if around is None:
             return original(self, request)
-        with before:
-            return original(self, request)
+        sender, within = around
+        with within:
+            return original(sender, request)
 
     return _send_single_request
 
 
 def _asending(seat: Seat, end: End, original: Any) -> Any:
-    async def within(before: AbstractContextManager[None], self: Any, request: Any) -> Any:
-        with before:
-            return await original(self, request)
+    async def send_within(within: AbstractContextManager[None], sender: Any, request: Any) -> Any:
+        with within:
+            return await original(sender, request)
 
     @functools.wraps(original)
     def _send_single_request(self: Any, request: Any) -> Any:
         guard = seat.guard
         if guard is None or request.method != "POST":
             return original(self, request)
-        before = end.before(guard, request, self._transport_for_url(request.url))
-        return original(self, request) if before is None else within(before, self, request)
+        around = end.around(guard, self, request, self._transport_for_url(request.url))
+        if around is None:
+            return original(self, request)
+        sender, within = around
+        return send_within(within, sender, request)
 
     return _send_single_request

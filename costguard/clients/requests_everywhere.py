@@ -6,7 +6,7 @@ import functools
 from types import ModuleType
 from typing import Any
 
-from costguard.clients.ends import End, choosing, is_looked_at
+from costguard.clients.ends import End, is_looked_at
 from costguard.clients.requests import GuardedAdapter, send
 from costguard.clients.seams import Seam, Seat, class_of
 
@@ -17,11 +17,11 @@ GUARDS = True
 def seams(library: ModuleType, seat: Seat) -> tuple[Seam, ...]:
     """The places of requests."""
     adapter, session = class_of(library, "adapters.HTTPAdapter"), class_of(library, "Session")
-    end = End(adapter, "send", GuardedAdapter)
+    end = End(adapter, "send", "get_adapter", GuardedAdapter)
     return (
         Seam(adapter, "send", ("request",), functools.partial(_adapter_sending, seat)),
         Seam(session, "send", ("request",), functools.partial(_session_sending, seat, end)),
-        Seam(session, "get_adapter", ("url",), choosing),
+        Seam(session, "get_adapter", ("url",), None),
     )
 
 
@@ -45,10 +45,11 @@ def _session_sending(seat: Seat, end: End, original: Any) -> Any:
         guard = seat.guard
         if guard is None or request.method != "POST":
             return original(self, request, **kwargs)
-        before = end.before(guard, request, self.get_adapter(url=request.url))
-        if before is None:
+        around = end.around(guard, self, request, self.get_adapter(url=request.url))
+        if around is None:
             return original(self, request, **kwargs)
-        with before:
-            return original(self, request, **kwargs)
+        sender, within = around
+        with within:
+            return original(sender, request, **kwargs)
 
     return send_

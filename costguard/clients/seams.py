@@ -13,6 +13,14 @@ from costguard.clients.guarding import Guarding
 from costguard.errors import ConfigurationError
 
 
+_MARK = "_costguard_seam"
+
+
+def is_ours(method: object) -> bool:
+    """Whether it is what was put into a seam, or says of itself that it stands around that."""
+    return getattr(method, _MARK, None) is True
+
+
 class Seat:
     """Where `install` puts the guard; whatever was put into a library asks here at each call."""
 
@@ -28,8 +36,18 @@ class Seam(NamedTuple):
     name: str
     takes: tuple[str, ...]
     """Names of its first parameters, `self` left out: a method that takes others is another one."""
-    around: Callable[[Any], Any]
-    """Makes, of the method that is there, the one that asks for the guard."""
+    around: Callable[[Any], Any] | None
+    """Makes, of the method that is there, the one that asks for the guard; None for one that is only asked for."""
+
+    def put(self) -> tuple[Any, Any]:
+        """Put ours in: what was there, and what is there now."""
+        original = vars(self.owner)[self.name]
+        if self.around is None:
+            return original, original
+        ours = self.around(with_self(original))
+        setattr(ours, _MARK, True)
+        setattr(self.owner, self.name, ours)
+        return original, ours
 
 
 def check(library: ModuleType, seams: tuple[Seam, ...]) -> None:

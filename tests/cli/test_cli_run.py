@@ -126,6 +126,68 @@ def test_beyond_the_budget_the_program_is_refused_and_nothing_is_sent(
     assert standin.received == []
 
 
+def test_a_refusal_comes_through_an_sdk_that_is_imported_first(ledger: Path, tmp_path: Path, api: str) -> None:
+    text = (
+        "import openai, sys\n"
+        "client = openai.OpenAI(base_url=sys.argv[1], api_key='key')\n"
+        "client.chat.completions.create(model='google:gemini@3-flash', max_tokens=9, messages=[dict(role='user',"
+        " content='?')])\n"
+    )
+    words = ("--budget", "0/total", "--endpoint", api, "--", sys.executable, program(tmp_path, text), api)
+    done = costguard_run(ledger, *words, env={**os.environ, "NO_PROXY": "127.0.0.1"})
+    assert done.returncode == 1
+    assert "BudgetExceeded: default: this call may cost up to" in done.stderr
+    assert "nothing is put into" not in done.stderr
+    assert "APIConnectionError" not in done.stderr
+
+
+MEANWHILE = """
+import sys, threading
+from costguard import running
+
+reached, begun = threading.Event(), threading.Event()
+
+class Lock:
+    """Tells that the other thread waits."""
+    def __init__(self, inner):
+        self.inner = inner
+    def __enter__(self):
+        if threading.current_thread() is other:
+            reached.set()
+        self.inner.acquire()
+    def __exit__(self, *_):
+        self.inner.release()
+
+class Late:
+    """Tells that the other thread does not."""
+    def find_spec(self, name, path=None, target=None):
+        if name == "requests":
+            reached.set()
+            begun.wait(60)
+
+def begin(known=running.begin):
+    other.start()
+    reached.wait(60)
+    known()
+    begun.set()
+
+first = next(each for each in sys.meta_path if type(each).__name__ == "_First")
+first._lock = Lock(first._lock)
+sys.meta_path.insert(sys.meta_path.index(first) + 1, Late())
+running.begin = begin
+other = threading.Thread(target=__import__, args=("requests",))
+import httpx
+other.join()
+import requests
+print([hasattr(each, "__wrapped__") for each in (httpx.HTTPTransport.handle_request, requests.Session.send)])
+"""
+
+
+def test_what_another_thread_imports_while_the_guard_begins_is_guarded(ledger: Path, tmp_path: Path) -> None:
+    done = costguard_run(ledger, "--", sys.executable, program(tmp_path, MEANWHILE))
+    assert done.stdout == "[True, True]\n", done.stderr
+
+
 def test_a_python_without_costguard_is_stopped_at_its_first_client_library(ledger: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "venv", symlinks=True, with_pip=False)
     (tmp_path / "httpx.py").write_text("print('imported')\n")

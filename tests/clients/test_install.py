@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import io
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -394,6 +396,91 @@ def test_what_another_tool_put_around_stays(guard: Guard, api: str, monkeypatch:
     assert [row.attempts for row in guard.ledger.tasks()] == [1, 1]
 
 
+def _answering(standin: StandIn, module: Any) -> Callable[..., Any]:
+    """What a tool for tests puts in the place of a library's own sending."""
+    transport = standin.transport()
+
+    def answer(self: Any, request: Any, **_: Any) -> Any:
+        if module is httpx:
+            return transport.handle_request(request)
+        found = transport.handle_request(httpx.Request("POST", request.url, content=request.body))
+        response = requests.Response()
+        response.status_code, response.url, response.request = found.status_code, request.url, request
+        response.raw = io.BytesIO(found.read())
+        return response
+
+    return answer
+
+
+@pytest.mark.parametrize("where", ["class", "object"])
+@pytest.mark.parametrize("module", [httpx, requests], ids=["httpx", "requests"])
+def test_what_a_mock_put_in_the_place_of_ours_answers_is_guarded(
+    module: Any, where: str, guard: Guard, standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costguard.install(guard)
+    client = module.Client() if module is httpx else module.Session()
+    end = client._transport if module is httpx else client.get_adapter(API)
+    name, answer = "handle_request" if module is httpx else "send", _answering(standin, module)
+    if where == "class":
+        monkeypatch.setattr(type(end), name, answer)
+    else:
+        monkeypatch.setattr(end, name, functools.partial(answer, end))
+    with client:
+        assert client.post(f"{API}/v1", json=[a_task()]).status_code == 200
+    assert (only_task(guard).status, only_task(guard).attempts) == ("settled", 1)
+    audit(guard, standin)
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_a_client_that_chooses_its_end_itself_is_guarded(follows: bool, guard: Guard, standin: StandIn) -> None:
+    class Adapter(requests.adapters.BaseAdapter):
+        def send(self, request: Any, *_: Any, **options: Any) -> Any:
+            if request.url.endswith("/elsewhere"):
+                response = requests.Response()
+                response.status_code, response.url, response.request = 307, request.url, request
+                response.headers["Location"] = "/v1"
+                response.headers["Set-Cookie"] = "a=b"
+                response.raw = io.BytesIO()
+                return response
+            return _answering(standin, requests)(self, request)
+
+        def close(self) -> None:
+            pass
+
+    class Session(requests.Session):
+        def get_adapter(self, url: Any, proxies: Any = None) -> Any:
+            return Adapter()
+
+    class Client(httpx.Client):
+        def _transport_for_url(self, url: Any) -> Any:
+            return standin.transport()
+
+    costguard.install(guard)
+    with Session() as session:
+        assert session.post(API + ("/elsewhere" if follows else "/v1"), json=[a_task()]).status_code == 200
+    with Client() as client:
+        assert client.post(f"{API}/v1", json=[a_task()]).status_code == 200
+    assert [row.status for row in guard.ledger.tasks()] == ["settled"] * 2
+    audit(guard, standin)
+
+
+def test_a_library_that_is_kept_from_being_imported_is_in_nobodys_way(
+    guard: Guard, api: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "anthropic", None)  # type: ignore[arg-type]
+    costguard.install(guard)
+    httpx.post(api, json=[a_task()])
+    assert only_task(guard).status == "settled"
+
+
+def test_another_library_under_a_known_name_is_refused_by_its_own(
+    guard: Guard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "requests", ModuleType("other.requests"))
+    with pytest.raises(ConfigurationError, match=r"other\.requests of an unknown version .* has no other\.requests\."):
+        costguard.install(guard)
+
+
 PROGRAM = """
 import multiprocessing, sys
 import costguard
@@ -414,6 +501,9 @@ if __name__ == "__main__":
     guard.set_budget("acme", "1")
     costguard.install(guard)
     assert not [name for name in LIBRARIES if name in sys.modules], sys.modules.keys()
+    import importlib.util, pkgutil
+    assert importlib.util.find_spec("httpx").loader.is_package("httpx")
+    assert pkgutil.get_data("httpx", "py.typed") is not None
     import httpx, importlib.resources
     assert type(httpx.__spec__.loader) is type(costguard.__spec__.loader) is type(httpx.__loader__)
     assert importlib.resources.files("httpx").joinpath("py.typed").is_file()
@@ -453,7 +543,7 @@ def test_while_one_thread_imports_a_library_another_may_install(guard: Guard, tm
         "[each.join() for each in threads]\n"
         "import httpx, httpx2, aiohttp, requests\n"
         "print([hasattr(each, '__wrapped__') for each in (httpx.HTTPTransport.handle_request, requests.Session.send,"
-        " aiohttp.ClientSession._request, httpx2.Client._transport_for_url)])\n"
+        " aiohttp.ClientSession._request, httpx2.Client._send_single_request)])\n"
     )
     done = subprocess.run(
         [sys.executable, program, tmp_path / "ledger.db"], capture_output=True, text=True, timeout=60, check=False

@@ -36,10 +36,10 @@ class _First:
     def __init__(self, children: Any) -> None:
         self._children = children
         self._lock = threading.RLock()
-        self._is_busy = False
+        self._beginning = threading.local()  # other threads wait: what they import meanwhile would not be guarded
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> Any:  # noqa: ARG002
-        if name not in _LIBRARIES or self._is_busy:
+        if name not in _LIBRARIES or getattr(self._beginning, "is_on", False):
             return None
         with self._lock:
             if self in sys.meta_path:
@@ -47,7 +47,7 @@ class _First:
         return importlib.util.find_spec(name)  # by what the guard has put in this one's place
 
     def _begin(self, name: str) -> None:
-        self._is_busy = True
+        self._beginning.is_on = True
         try:
             from costguard.running import begin
 
@@ -56,7 +56,7 @@ class _First:
             why = f"{sys.executable} has no costguard that can be imported ({error}), so {name} there cannot be guarded"
             self._children.refuse(why)
         finally:
-            self._is_busy = False
+            self._beginning.is_on = False
         sys.meta_path.remove(self)
 
 

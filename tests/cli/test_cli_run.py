@@ -148,7 +148,7 @@ from costguard import running
 reached, begun = threading.Event(), threading.Event()
 
 class Lock:
-    """Tells that the other thread waits."""
+    # Tells that the other thread waits.
     def __init__(self, inner):
         self.inner = inner
     def __enter__(self):
@@ -159,7 +159,7 @@ class Lock:
         self.inner.release()
 
 class Late:
-    """Tells that the other thread does not."""
+    # Tells that the other thread does not.
     def find_spec(self, name, path=None, target=None):
         if name == "requests":
             reached.set()

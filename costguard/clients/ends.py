@@ -33,8 +33,8 @@ class End:
     def around(
         self, guard: Guarding, client: Any, request: Any, end: Any
     ) -> tuple[Any, AbstractContextManager[None]] | None:
-        """What is to send a POST that leaves by `end` in the place of `client`, and within what; None for most, of which
-        their end knows.
+        """What is to send a POST that leaves by `end` in the place of `client`, and within what; None for most, which
+        their end guards.
         """
         if self.is_in(end):
             return None
@@ -60,7 +60,7 @@ class _Chosen:
         setattr(self.__dict__["_chosen_of"], name, value)
 
     @property
-    def __class__(self) -> Any:
+    def __class__(self) -> Any:  # type: ignore[misc]
         return type(self.__dict__["_chosen_of"])
 
 

@@ -58,6 +58,19 @@ def install(guard: Guarding) -> None:
 
 def put(guard: Guarding) -> None:
     """As `install`, and nothing is loaded before a call needs it."""
+    before = expect(guard)
+    try:
+        for name in LIBRARIES:
+            if sys.modules.get(name) is not None:  # None keeps it from being imported
+                _enter(name, importlib.import_module(name))  # waits for a thread that is still at it
+    except BaseException:
+        if before is None:
+            uninstall()
+        raise
+
+
+def expect(guard: Guarding) -> Guarding | None:
+    """Guard the libraries that are imported from here on; gives the guard that was installed before."""
     with _lock:
         before = _seat.guard
         if before is not None and before is not guard and not before.is_closed:
@@ -68,14 +81,13 @@ def put(guard: Guarding) -> None:
         _seat.guard = guard
         if _finder not in sys.meta_path:
             sys.meta_path.insert(0, _finder)  # before any look at what is there: in between, another thread may import
-    try:
-        for name in LIBRARIES:
-            if sys.modules.get(name) is not None:  # None keeps it from being imported
-                _enter(name, importlib.import_module(name))  # waits for a thread that is still at it
-    except BaseException:
-        if before is None:
-            uninstall()
-        raise
+    return before
+
+
+def load(name: str, loader: Any, library: ModuleType) -> None:
+    """Run a library by its own loader, then put the guard in."""
+    loader.exec_module(library)
+    _enter(name, library)
 
 
 def uninstall() -> None:
@@ -172,8 +184,7 @@ class _Loader(importlib.abc.Loader):
         if module.__spec__ is not None:
             module.__spec__.loader = self._inner
         module.__loader__ = self._inner
-        self._inner.exec_module(module)
-        _enter(self._name, module)
+        load(self._name, self._inner, module)
 
 
 _finder = _Finder()

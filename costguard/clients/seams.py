@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from costguard.clients.guarding import Guarding
 from costguard.errors import ConfigurationError
 
-
 _MARK = "_costguard_seam"
 
 

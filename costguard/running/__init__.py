@@ -8,8 +8,9 @@ from __future__ import annotations
 import atexit
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from costguard.clients import everywhere
@@ -66,10 +67,13 @@ class Run:
         return {**kept, **allowed, **told, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def begin() -> None:
-    """Guard this process as its environment says: called when the first client library is imported."""
+def begin() -> Callable[[str, Any, ModuleType], None]:
+    """Guard this process as its environment says: called when the first client library is about to be run. Gives what
+    runs such a library: its name, its loader, and the module.
+    """
     told = json.loads(os.environ[RUN])
     guard = RunGuard(None, told["project"], endpoints=told["endpoints"], prices=told["prices"], tags=told["tags"])
-    everywhere.put(guard)
+    everywhere.expect(guard)
     atexit.register(guard.close)
     note(told["folder"], "guarded")
+    return everywhere.load

@@ -145,46 +145,38 @@ MEANWHILE = """
 import sys, threading
 from costguard import running
 
-reached, begun = threading.Event(), threading.Event()
-
-class Lock:
-    # Tells that the other thread waits.
-    def __init__(self, inner):
-        self.inner = inner
-    def __enter__(self):
-        if threading.current_thread() is other:
-            reached.set()
-        self.inner.acquire()
-    def __exit__(self, *_):
-        self.inner.release()
-
-class Late:
-    # Tells that the other thread does not.
-    def find_spec(self, name, path=None, target=None):
-        if name == "requests":
-            reached.set()
-            begun.wait(60)
+inside, begins = threading.Event(), threading.Event()
+sys.path.insert(0, sys.argv[1])
 
 def begin(known=running.begin):
-    other.start()
-    reached.wait(60)
-    known()
-    begun.set()
+    begins.set()
+    import needed
+    return known()
 
-first = next(each for each in sys.meta_path if type(each).__name__ == "_First")
-first._lock = Lock(first._lock)
-sys.meta_path.insert(sys.meta_path.index(first) + 1, Late())
 running.begin = begin
-other = threading.Thread(target=__import__, args=("requests",))
+threads = [threading.Thread(target=__import__, args=(name,)) for name in ("needed", "requests")]
+threads[0].start()
+inside.wait(60)
+threads[1].start()
 import httpx
-other.join()
+for each in threads:
+    each.join()
 import requests
 print([hasattr(each, "__wrapped__") for each in (httpx.HTTPTransport.handle_request, requests.Session.send)])
 """
+NEEDED = """
+import __main__
+__main__.inside.set()
+__main__.begins.wait(60)
+import colorsys
+"""
 
 
-def test_what_another_thread_imports_while_the_guard_begins_is_guarded(ledger: Path, tmp_path: Path) -> None:
-    done = costguard_run(ledger, "--", sys.executable, program(tmp_path, MEANWHILE))
+def test_threads_that_import_what_the_guard_needs_and_what_it_guards_while_it_begins_all_get_on(
+    ledger: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "needed.py").write_text(NEEDED)
+    done = costguard_run(ledger, "--", sys.executable, program(tmp_path, MEANWHILE), str(tmp_path))
     assert done.stdout == "[True, True]\n", done.stderr
 
 

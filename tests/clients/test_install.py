@@ -467,7 +467,7 @@ def test_a_client_that_chooses_its_end_itself_is_guarded(follows: bool, guard: G
 def test_a_library_that_is_kept_from_being_imported_is_in_nobodys_way(
     guard: Guard, api: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "anthropic", None)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "anthropic", None)
     costguard.install(guard)
     httpx.post(api, json=[a_task()])
     assert only_task(guard).status == "settled"

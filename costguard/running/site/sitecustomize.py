@@ -31,33 +31,74 @@ def _children() -> Any:
 
 
 class _First:
-    """Begins the guard before the first of the libraries is imported; where that fails, so does the import."""
+    """Has the guard begin before the first of the libraries is run; where that fails, so does the import.
+
+    Not while it is looked for: then Python keeps every other thread from importing anything, and one that is in the
+    middle of what the guard needs would never get on.
+    """
 
     def __init__(self, children: Any) -> None:
         self._children = children
         self._lock = threading.RLock()
-        self._beginning = threading.local()  # other threads wait: what they import meanwhile would not be guarded
+        self._looking = threading.local()
+        self._load: Any = None
+        self._is_over = False
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> Any:  # noqa: ARG002
-        if name not in _LIBRARIES or getattr(self._beginning, "is_on", False):
+        if name not in _LIBRARIES or getattr(self._looking, "is_on", False):
             return None
-        with self._lock:
-            if self in sys.meta_path:
-                self._begin(name)
-        return importlib.util.find_spec(name)  # by what the guard has put in this one's place
-
-    def _begin(self, name: str) -> None:
-        self._beginning.is_on = True
+        self._looking.is_on = True
         try:
-            from costguard.running import begin
-
-            begin()
-        except ImportError as error:
-            why = f"{sys.executable} has no costguard that can be imported ({error}), so {name} there cannot be guarded"
-            self._children.refuse(why)
+            spec = importlib.util.find_spec(name)
         finally:
-            self._beginning.is_on = False
-        sys.meta_path.remove(self)
+            self._looking.is_on = False
+        if spec is not None and spec.loader is not None:
+            loader: Any = _Loader(self, name, spec.loader)
+            spec.loader = loader
+        return spec
+
+    def begun(self, name: str) -> Any:
+        """What loads a library under the guard, once that has begun; None if it is let go without."""
+        with self._lock:
+            if not self._is_over:
+                try:
+                    from costguard.running import begin
+
+                    self._load = begin()
+                except ImportError as error:
+                    self._children.refuse(
+                        f"{sys.executable} has no costguard that can be imported ({error}), so {name} there cannot be"
+                        " guarded"
+                    )
+                self._is_over = True
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
+            return self._load
+
+
+class _Loader:
+    """Loads a library under the guard, as its own loader does."""
+
+    def __init__(self, first: _First, name: str, inner: Any) -> None:
+        self._first = first
+        self._name = name
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_inner":
+            raise AttributeError(name)
+        return getattr(self._inner, name)
+
+    def create_module(self, spec: Any) -> Any:
+        return self._inner.create_module(spec)
+
+    def exec_module(self, module: Any) -> None:
+        load = self._first.begun(self._name)
+        module.__spec__.loader = module.__loader__ = self._inner
+        if load is None:
+            self._inner.exec_module(module)
+        else:
+            load(self._name, self._inner, module)
 
 
 def _next() -> None:

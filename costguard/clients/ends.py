@@ -59,10 +59,6 @@ class _Chosen:
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self.__dict__["_chosen_of"], name, value)
 
-    @property
-    def __class__(self) -> Any:  # type: ignore[misc]
-        return type(self.__dict__["_chosen_of"])
-
 
 def is_looked_at(guard: Guarding, request: Any) -> bool:
     """False for what passes at an end: no POST, or in the hands of another guard."""

@@ -118,6 +118,8 @@ def run(
         )
     place = session.place(make_folder=True)
     with session.guard(create=True, prices=folder) as guard:
+        for line in _replaced(guard, project, limits):
+            streams.complain(f"costguard run: {line}")
         for amount, per in limits:
             guard.set_budget(project, amount, per=per)
         since_us = guard.now_us()
@@ -137,6 +139,21 @@ def run(
     for line in said:
         streams.complain(f"costguard run: {line}")
     ctx.exit(code)
+
+
+def _replaced(guard: Guard, project: str, limits: tuple[tuple[Decimal, str], ...]) -> list[str]:
+    """What is to be known of budgets that are there already, in lines."""
+    from costguard.reports.document import usd
+
+    known = {(each.project, each.per): each for each in guard.ledger.budgets()}
+    lines = []
+    for amount, per in limits:
+        budget = known.get((project, per))
+        if budget is not None and budget.limit != amount:
+            lines.append(f"budget {budget}: {usd(amount)} USD from now on, {usd(budget.limit)} USD until now")
+        if budget is not None and not budget.hard:
+            lines.append(f"budget {budget}: its action is {budget.action}, so it refuses nothing")
+    return lines
 
 
 def _run(command: tuple[str, ...], environment: Mapping[str, str]) -> int:

@@ -218,6 +218,18 @@ def test_a_signal_is_passed_on_and_the_exit_code_comes_back(
     assert "no client library was imported" in errors
 
 
+def test_a_budget_that_is_changed_or_refuses_nothing_is_said(ledger: Path) -> None:
+    with Guard(ledger) as guard:
+        guard.set_budget("acme", "10", per="day", action="warn")
+        guard.set_budget("acme", "7", per="total")
+    words = ("--project", "acme", "--budget", "5/day", "--budget", "7/total", "--budget", "3/week", "true")
+    done = costguard_run(ledger, *words)
+    assert done.returncode == 0
+    assert "budget acme per day: 5.00 USD from now on, 10.00 USD until now" in done.stderr
+    assert "budget acme per day: its action is warn, so it refuses nothing" in done.stderr
+    assert done.stderr.count("costguard run: budget acme") == 2
+
+
 def test_what_has_no_python_is_said_to_be_unguarded(ledger: Path) -> None:
     done = costguard_run(ledger, "sh", "-c", "exit 9")
     assert done.returncode == 9

@@ -1,4 +1,4 @@
-"""One thin file per client library, and this list of them. No arithmetic with money.
+"""One folder per client library, and this list of them. No arithmetic with money.
 
 An adapter offers `wrap(guard, client)`, which puts the guard into a client in place and returns it, or raises
 TypeError for what is no client of its library.
@@ -15,10 +15,10 @@ C = TypeVar("C")
 
 ADAPTERS = {
     "aiohttp": "costguard.clients.aiohttp",
-    "anthropic": "costguard.clients.anthropic",
+    "anthropic": "costguard.clients.sdks.anthropic",
     "httpx": "costguard.clients.httpx",
     "httpx2": "costguard.clients.httpx",
-    "openai": "costguard.clients.openai",
+    "openai": "costguard.clients.sdks.openai",
     "requests": "costguard.clients.requests",
     "runware": "costguard.clients.runware",
 }

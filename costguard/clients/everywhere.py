@@ -25,13 +25,13 @@ from costguard.estimating.encoder import preload_soon
 from costguard.exchange.gate import ENFORCE, OFF
 
 LIBRARIES = {
-    "aiohttp": "costguard.clients.aiohttp_everywhere",
-    "anthropic": "costguard.clients.sdks_everywhere",
-    "httpx": "costguard.clients.httpx_everywhere",
-    "httpx2": "costguard.clients.httpx_everywhere",
-    "openai": "costguard.clients.sdks_everywhere",
-    "requests": "costguard.clients.requests_everywhere",
-    "runware": "costguard.clients.runware_everywhere",
+    "aiohttp": "costguard.clients.aiohttp.everywhere",
+    "anthropic": "costguard.clients.sdks.everywhere",
+    "httpx": "costguard.clients.httpx.everywhere",
+    "httpx2": "costguard.clients.httpx.everywhere",
+    "openai": "costguard.clients.sdks.everywhere",
+    "requests": "costguard.clients.requests.everywhere",
+    "runware": "costguard.clients.runware.everywhere",
 }
 """Each library that something is put into -> the module that knows its seams."""
 

@@ -6,7 +6,7 @@ import logging
 
 import httpx
 
-from costguard.clients.httpx_messages import is_never_sent
+from costguard.clients.httpx.messages import is_never_sent
 from costguard.errors import ConfigurationError, InvalidRequest, LedgerError
 from costguard.refusals import BudgetExceeded, UnpricedTask
 from costguard.serving.caller import TooLargeError

@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 import httpx
 
 from costguard.clients.guarding import OPTIONS
-from costguard.clients.httpx_messages import address, is_readable
+from costguard.clients.httpx.messages import address, is_readable
 from costguard.errors import ConfigurationError
 from costguard.exchange.effects import Claim
 from costguard.guard import Guard

@@ -18,7 +18,7 @@ from urllib3.exceptions import NewConnectionError, ProxyError
 from urllib3.util import Retry
 
 from costguard import Guard
-from costguard.clients.requests_messages import is_never_sent
+from costguard.clients.requests.messages import is_never_sent
 from costguard.testing import StandIn
 
 KIND = "requests.Session"

@@ -384,7 +384,7 @@ def test_any_split_of_a_stream_is_read_in_pieces_of_any_size_by_requests(cuts: l
 
 def raw_of(pieces: list[bytes]) -> Any:
     """The guarded `raw` of a response whose connection gives these pieces, over a guard that only listens."""
-    from costguard.clients.requests_streams import Listening
+    from costguard.clients.requests.streams import Listening
     from costguard.exchange.effects import Listen
     from costguard.wire.openai_style.sieve import UsageSieve
 

@@ -1,4 +1,4 @@
-"""aiohttp: a client middleware. What is known of its messages is in `aiohttp_messages`."""
+"""aiohttp: a client middleware. What is known of its messages is in `messages`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, NoReturn, TypeVar
 
 import aiohttp
 
-from costguard.clients.aiohttp_messages import (
+from costguard.clients.aiohttp.messages import (
     RequestBody,
     address,
     another,
@@ -17,7 +17,7 @@ from costguard.clients.aiohttp_messages import (
     passes,
     read_already,
 )
-from costguard.clients.aiohttp_streams import listening
+from costguard.clients.aiohttp.streams import listening
 from costguard.clients.guarding import OPTIONS, Guarding, Handing, call_of, in_hand, is_copy, second_guard
 from costguard.errors import ConfigurationError
 from costguard.estimating import tokens

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from costguard.clients.aiohttp_messages import encoding_left, httpx
+from costguard.clients.aiohttp.messages import encoding_left, httpx
 from costguard.clients.encodings import Decoder
 from costguard.clients.guarding import Guarding
 from costguard.clients.listening import Ear

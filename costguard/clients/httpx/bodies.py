@@ -7,8 +7,8 @@ from typing import Any
 
 from costguard.clients import encodings
 from costguard.clients.guarding import begins_as_json, is_copy
-from costguard.clients.httpx_messages import is_readable, module_of, replace_body, request_encoding
-from costguard.clients.httpx_streams import stream_class
+from costguard.clients.httpx.messages import is_readable, module_of, replace_body, request_encoding
+from costguard.clients.httpx.streams import stream_class
 from costguard.exchange.effects import Claim, Send
 
 

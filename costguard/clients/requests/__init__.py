@@ -1,4 +1,4 @@
-"""requests: guarded adapters. What is known of its messages is in `requests_messages`."""
+"""requests: guarded adapters. What is known of its messages is in `messages`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from urllib3.exceptions import MaxRetryError
 from urllib3.util import Retry
 
 from costguard.clients.guarding import OPTIONS, Guarding, Hand, Handing, call_of, held, is_copy, second_guard
-from costguard.clients.requests_messages import (
+from costguard.clients.requests.messages import (
     RequestBody,
     address,
     another,
@@ -26,7 +26,7 @@ from costguard.clients.requests_messages import (
     passes,
     read_already,
 )
-from costguard.clients.requests_streams import Listening
+from costguard.clients.requests.streams import Listening
 from costguard.errors import ConfigurationError
 from costguard.exchange.drivers import drive
 from costguard.exchange.effects import Claim, Head, Listen, Question, Send

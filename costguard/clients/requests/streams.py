@@ -15,7 +15,7 @@ from urllib3.exceptions import HTTPError
 from costguard.clients.encodings import Decoder
 from costguard.clients.guarding import Guarding
 from costguard.clients.listening import Ear
-from costguard.clients.requests_messages import encoding, httpx
+from costguard.clients.requests.messages import encoding, httpx
 from costguard.exchange.effects import Listen
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from costguard.clients.guarding import Guarding
-from costguard.clients.httpx_messages import (
+from costguard.clients.httpx.messages import (
     forget_encoding,
     module_of,
     read_already,

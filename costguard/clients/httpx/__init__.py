@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from costguard.clients.carrying import carry
 from costguard.clients.guarding import Guarding, Hand, Handing, call_of, held, second_guard
-from costguard.clients.httpx_bodies import AsyncBody, SyncBody
-from costguard.clients.httpx_messages import address, another, buffered, head, is_never_sent, module_of, options, passes
-from costguard.clients.httpx_streams import alisten, listen
+from costguard.clients.httpx.bodies import AsyncBody, SyncBody
+from costguard.clients.httpx.messages import address, another, buffered, head, is_never_sent, module_of, options, passes
+from costguard.clients.httpx.streams import alisten, listen
 from costguard.errors import CostguardError
 from costguard.estimating import tokens
 from costguard.exchange.drivers import adrive, drive

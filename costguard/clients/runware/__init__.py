@@ -20,7 +20,7 @@ import runware
 
 from costguard.clients.aiohttp import Middleware
 from costguard.clients.guarding import Guarding, Hand, held, second_guard
-from costguard.clients.runware_websockets import Calls, Connection
+from costguard.clients.runware.websockets import Calls, Connection
 from costguard.clients.websockets import Talk
 from costguard.errors import ConfigurationError
 from costguard.exchange.endpoints import normal_host

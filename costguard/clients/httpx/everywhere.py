@@ -24,8 +24,8 @@ def seams(library: ModuleType, seat: Seat) -> tuple[Seam, ...]:
     end = End(transport, "handle_request", _CHOOSE, GuardedTransport)
     async_end = End(async_transport, "handle_async_request", _CHOOSE, AsyncGuardedTransport)
     return (
-        Seam(transport, "handle_request", ("request",), functools.partial(_handling, seat)),
-        Seam(async_transport, "handle_async_request", ("request",), functools.partial(_ahandling, seat)),
+        Seam(transport, "handle_request", ("request",), functools.partial(_handling, seat, send)),
+        Seam(async_transport, "handle_async_request", ("request",), functools.partial(_handling, seat, asend)),
         Seam(client, "_send_single_request", ("request",), functools.partial(_sending, seat, end)),
         Seam(async_client, "_send_single_request", ("request",), functools.partial(_asending, seat, async_end)),
         Seam(client, _CHOOSE, ("url",), None),
@@ -49,28 +49,18 @@ class _Bare:
         return self._original(self._transport, request)
 
 
-def _handling(seat: Seat, original: Any) -> Any:
+def _handling(seat: Seat, sending: Any, original: Any) -> Any:
+    """Of both kinds: what `sending` and `original` give is passed on, to be awaited or not."""
+
     @functools.wraps(original)
-    def handle_request(self: Any, request: Any) -> Any:
+    def handle(self: Any, request: Any) -> Any:
         guard = seat.guard
         call = look(guard, request) if guard is not None and is_looked_at(guard, request) else None
         if guard is None or call is None:
             return original(self, request)
-        return send(guard, _Bare(self, original), request, call, self)
+        return sending(guard, _Bare(self, original), request, call, self)
 
-    return handle_request
-
-
-def _ahandling(seat: Seat, original: Any) -> Any:
-    @functools.wraps(original)
-    def handle_async_request(self: Any, request: Any) -> Any:
-        guard = seat.guard
-        call = look(guard, request) if guard is not None and is_looked_at(guard, request) else None
-        if guard is None or call is None:
-            return original(self, request)
-        return asend(guard, _Bare(self, original), request, call, self)
-
-    return handle_async_request
+    return handle
 
 
 def _sending(seat: Seat, end: End, original: Any) -> Any:
